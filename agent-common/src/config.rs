@@ -1,0 +1,131 @@
+//! The settings that the programs read on every packet, one entry in one array map.
+
+/// Live settings. Written by the agent as a whole; `revision` is the switch between two policies.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The revision of the entries in force; 0 before the first policy.
+    pub revision: u32,
+    /// The bits of `skb->mark` that belong to the agent. The highest says that the mark was written here,
+    /// the next that the packet acts as an outsider, the rest is the slot of the sending port.
+    pub mark_mask: u32,
+    /// The mode of frames whose endpoint is unknown: the strictest that is loaded ([`crate::verdict::Mode`]).
+    pub strictest_mode: u8,
+    pub _pad: [u8; 3],
+    /// Seconds that a flow lives without a packet.
+    pub timeouts: Timeouts,
+    /// Seconds in which a repeated UDP, ICMP or non-SYN denial is not a new attempt or event.
+    pub attempt_window: u32,
+}
+
+/// Seconds without a packet after which a flow ends, by state.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP before the handshake is complete.
+    pub tcp_opening: u32,
+    /// TCP after the handshake.
+    pub tcp_established: u32,
+    /// TCP after FIN or RST.
+    pub tcp_closing: u32,
+    /// UDP before the first reply.
+    pub udp_opening: u32,
+    /// UDP after the first reply.
+    pub udp_established: u32,
+    /// ICMP echo.
+    pub icmp: u32,
+}
+
+impl Timeouts {
+    /// Follows netfilter's defaults where they are short; established TCP is kept for two hours.
+    pub const DEFAULT: Self = Self {
+        tcp_opening: 30,
+        tcp_established: 7200,
+        tcp_closing: 10,
+        udp_opening: 30,
+        udp_established: 180,
+        icmp: 10,
+    };
+}
+
+/// The default of [`Config::mark_mask`].
+pub const DEFAULT_MARK_MASK: u32 = 0xffff_0000;
+
+/// How the agent's mark bits are divided, see [`Config::mark_mask`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MarkLayout {
+    mask: u32,
+}
+
+impl MarkLayout {
+    /// Accepts contiguous masks of at least 8 bits.
+    #[must_use]
+    pub const fn new(mask: u32) -> Option<Self> {
+        if mask == 0 {
+            return None;
+        }
+        let width = mask.count_ones();
+        let contiguous = mask.leading_zeros() + mask.trailing_zeros() + width == 32;
+        if contiguous && width >= 8 { Some(Self { mask }) } else { None }
+    }
+
+    /// All bits of the agent.
+    #[must_use]
+    pub const fn mask(self) -> u32 {
+        self.mask
+    }
+
+    /// How many ports can be told apart.
+    #[must_use]
+    pub const fn slots(self) -> u32 {
+        1 << (self.mask.count_ones() - 2)
+    }
+
+    /// The mark of packets from the port with this slot.
+    #[must_use]
+    pub const fn of_slot(self, slot: u32) -> u32 {
+        stamp_bit(self.mask) | ((slot << self.mask.trailing_zeros()) & slot_bits(self.mask))
+    }
+}
+
+/// The bit that says that a mark was written by the agent's programs.
+#[inline(always)]
+#[must_use]
+pub const fn stamp_bit(mask: u32) -> u32 {
+    mask & !(mask >> 1)
+}
+
+/// The bits that hold the slot of the sending port.
+#[inline(always)]
+#[must_use]
+pub const fn slot_bits(mask: u32) -> u32 {
+    mask & (mask >> 2)
+}
+
+const _: () = assert!(size_of::<Config>() == 40);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mark_bits_are_divided_without_overlap() {
+        for mask in [DEFAULT_MARK_MASK, 0xff, 0xff00, 0x000f_fff0, u32::MAX] {
+            let layout = MarkLayout::new(mask).unwrap();
+            assert_eq!(stamp_bit(mask).count_ones(), 1);
+            assert_eq!(stamp_bit(mask) & slot_bits(mask), 0);
+            assert_eq!(slot_bits(mask).count_ones(), mask.count_ones() - 2);
+            let last = layout.slots() - 1;
+            let mark = layout.of_slot(last);
+            assert_eq!((mark & slot_bits(mask)) >> mask.trailing_zeros(), last);
+            assert_eq!(mark & !mask, 0);
+        }
+    }
+
+    #[test]
+    fn unusable_masks_are_refused() {
+        for mask in [0, 1, 0x7f, 0xff00_00ff, 0x0f0f_0000] {
+            assert_eq!(MarkLayout::new(mask), None, "{mask:#x}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What the kernel knows of interfaces and of destination addresses.
+
+/// How many addresses one port may have; an endpoint with more is not made ready.
+pub const MAX_ADDRESSES: usize = 8;
+
+/// What an interface index stands for. Map `INTERFACES`, key: ifindex.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// One of [`InterfaceKind`].
+    pub kind: u8,
+    /// [`COVERED`] and [`VALIDATE`].
+    pub flags: u8,
+    /// A port's only allowed source MAC.
+    pub mac: [u8; 6],
+    /// A port's identity, [`crate::identity`].
+    pub identity: u32,
+    /// The number of the instance that a covered port's endpoint belongs to; 0 for others.
+    pub instance: u32,
+    /// The ifindex of a port's bridge.
+    pub bridge: u32,
+    /// What `skb->mark` carries, within the agent's mask, after the port's `from_endpoint`.
+    pub mark: u32,
+    /// How many of `addresses` are in use.
+    pub address_count: u32,
+    /// A port's own addresses, IPv4 as `::ffff:a.b.c.d`.
+    pub addresses: [[u8; 16]; MAX_ADDRESSES],
+}
+
+/// The kinds of [`Interface`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InterfaceKind {
+    /// A port of a watched bridge, with a container behind it.
+    Port = 1,
+    /// A watched bridge.
+    Bridge = 2,
+    /// Any other known interface: the world is behind it.
+    Uplink = 3,
+}
+
+/// Flag of a port: a policy covers its endpoint.
+pub const COVERED: u8 = 1;
+/// Flag of a port: source addresses are checked, because its bridge has covered endpoints.
+pub const VALIDATE: u8 = 2;
+
+impl Interface {
+    /// Whether a policy covers the endpoint behind this port.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_covered(&self) -> bool {
+        self.flags & COVERED != 0
+    }
+
+    /// Whether this port's source addresses are checked.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_validated(&self) -> bool {
+        self.flags & VALIDATE != 0
+    }
+
+    /// Whether `address` is one of the port's own.
+    #[inline(always)]
+    #[must_use]
+    pub fn owns(&self, address: &[u8; 16]) -> bool {
+        let wanted = u128::from_ne_bytes(*address);
+        let mut found = false;
+        // A fixed trip count without an early exit keeps the verifier from following every path.
+        let mut index = 0;
+        while index < MAX_ADDRESSES {
+            found |= u128::from_ne_bytes(self.addresses[index]) == wanted;
+            index += 1;
+        }
+        // Unused places hold `::`, which belongs to nobody.
+        found && wanted != 0
+    }
+}
+
+/// What a destination address stands for. Map `DESTINATIONS`, longest prefix wins.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// One of [`DestinationKind`].
+    pub kind: u32,
+    /// The endpoint's port, for [`DestinationKind::Endpoint`].
+    pub ifindex: u32,
+}
+
+/// The kinds of [`Destination`]; an address without an entry is the world.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DestinationKind {
+    /// An address of a known endpoint.
+    Endpoint = 1,
+    /// An address of the host.
+    Host = 2,
+    /// In a Docker subnet, but of no known endpoint: an unmanaged container.
+    Containers = 3,
+}
+
+const _: () = assert!(size_of::<Interface>() == 160);

@@ -1,0 +1,204 @@
+//! Flow state: which packets belong to something that was allowed, and how long.
+//!
+//! A flow belongs to one port and is the same entry for both of its hooks. The functions here are pure;
+//! the kernel program owns the two tables that hold the entries.
+
+use crate::{
+    config::Timeouts,
+    packet::{PROTOCOL_ICMP, PROTOCOL_TCP, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
+    verdict::Direction,
+};
+
+/// Key of the maps `FLOWS_OPENING` and `FLOWS`: a tuple as the port sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// The ifindex of the port.
+    pub port: u32,
+    pub protocol: u8,
+    pub _pad: [u8; 3],
+    /// The container's side; IPv4 as `::ffff:a.b.c.d`.
+    pub local: [u8; 16],
+    pub remote: [u8; 16],
+    pub local_port: u16,
+    pub remote_port: u16,
+}
+
+impl FlowKey {
+    /// The key of a packet that crosses a port in this direction.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(port: u32, direction: Direction, packet: &Packet) -> Self {
+        match direction {
+            Direction::Ingress => Self {
+                port,
+                protocol: packet.protocol,
+                _pad: [0; 3],
+                local: packet.destination,
+                remote: packet.source,
+                local_port: packet.destination_port,
+                remote_port: packet.source_port,
+            },
+            Direction::Egress => Self {
+                port,
+                protocol: packet.protocol,
+                _pad: [0; 3],
+                local: packet.source,
+                remote: packet.destination,
+                local_port: packet.source_port,
+                remote_port: packet.destination_port,
+            },
+        }
+    }
+}
+
+/// Value of the flow maps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowEntry {
+    /// When the last packet passed, nanoseconds since boot.
+    pub last_seen: u64,
+    /// The revision under which the flow was last allowed.
+    pub revision: u32,
+    /// Who the other side is: the ifindex of its port, [`PEER_HOST`], [`PEER_WORLD`] or [`PEER_UNBOUND`].
+    pub peer: u32,
+    /// How the peer's packets were last seen to arrive: `skb->ingress_ifindex` and the agent's mark bits.
+    /// An equal pair needs no further look at who sent a packet.
+    pub peer_ifindex: u32,
+    pub peer_mark: u32,
+    /// [`FlowState`].
+    pub state: u8,
+    /// Which way the packet went that opened the flow: [`Direction`], seen from the port.
+    pub opened: u8,
+    /// [`FIN_LOCAL`], [`FIN_REMOTE`], [`OBSERVED`], [`REVOKED`].
+    pub flags: u8,
+    pub _pad: [u8; 5],
+}
+
+/// The peer is the host's own stack.
+pub const PEER_HOST: u32 = 0;
+/// The peer is behind an uplink, whichever.
+pub const PEER_WORLD: u32 = u32::MAX;
+/// The peer has not sent anything yet; the first reply binds it.
+pub const PEER_UNBOUND: u32 = u32::MAX - 1;
+
+/// The container has sent a FIN.
+pub const FIN_LOCAL: u8 = 1;
+/// The peer has sent a FIN.
+pub const FIN_REMOTE: u8 = 2;
+/// The flow would have been denied: its packets are decided and counted one by one.
+pub const OBSERVED: u8 = 4;
+/// A later policy denies the flow: its packets are decided one by one, another policy may revive it.
+pub const REVOKED: u8 = 8;
+
+/// How far a flow has come.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowState {
+    /// Only its opener has been heard.
+    Opening = 1,
+    /// TCP: the other side has answered, the handshake is not complete.
+    Replied = 2,
+    /// Both sides take part; the entry stands in `FLOWS`.
+    Established = 3,
+    /// TCP: reset, or closed by both sides.
+    Closing = 4,
+}
+
+/// What a packet of a flow does to its entry's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The entry stays in its table.
+    Stay,
+    /// The entry moves from `FLOWS_OPENING` to `FLOWS`.
+    Establish,
+}
+
+impl FlowEntry {
+    /// The state as its type; unknown numbers are treated as closing, the shortest-lived.
+    #[inline(always)]
+    #[must_use]
+    pub const fn state(&self) -> FlowState {
+        match self.state {
+            1 => FlowState::Opening,
+            2 => FlowState::Replied,
+            3 => FlowState::Established,
+            _ => FlowState::Closing,
+        }
+    }
+
+    /// Whether packets in this direction come from the side that opened the flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_opener(&self, direction: Direction) -> bool {
+        self.opened == direction as u8
+    }
+
+    /// Whether the flow has been silent for too long to still count. `now` in nanoseconds since boot.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_expired(&self, protocol: u8, now: u64, timeouts: &Timeouts) -> bool {
+        let seconds = match (protocol, self.state()) {
+            (PROTOCOL_TCP, FlowState::Opening | FlowState::Replied) => timeouts.tcp_opening,
+            (PROTOCOL_TCP, FlowState::Established) => timeouts.tcp_established,
+            (PROTOCOL_TCP, FlowState::Closing) => timeouts.tcp_closing,
+            (PROTOCOL_ICMP, _) => timeouts.icmp,
+            (_, FlowState::Established) => timeouts.udp_established,
+            (_, _) => timeouts.udp_opening,
+        };
+        // A clock read on another CPU may be slightly behind `last_seen`; that is not an expiry.
+        now.saturating_sub(self.last_seen) > seconds as u64 * 1_000_000_000
+    }
+
+    /// Follows a packet that belongs to the flow and has been allowed.
+    #[inline(always)]
+    pub const fn advance(&mut self, protocol: u8, direction: Direction, tcp_flags: u8) -> Step {
+        let opener = self.is_opener(direction);
+        if protocol == PROTOCOL_TCP {
+            return self.advance_tcp(direction, opener, tcp_flags);
+        }
+        // An echo reply changes nothing: a ping never moves to the table that is never evicted.
+        if protocol != PROTOCOL_ICMP && !opener && !matches!(self.state(), FlowState::Established) {
+            self.state = FlowState::Established as u8;
+            return Step::Establish;
+        }
+        Step::Stay
+    }
+
+    #[inline(always)]
+    const fn advance_tcp(&mut self, direction: Direction, opener: bool, tcp_flags: u8) -> Step {
+        if tcp_flags & TCP_RST != 0 {
+            self.state = FlowState::Closing as u8;
+            return Step::Stay;
+        }
+        if tcp_flags & TCP_FIN != 0 {
+            self.flags |= match direction {
+                Direction::Ingress => FIN_REMOTE,
+                Direction::Egress => FIN_LOCAL,
+            };
+            if self.flags & (FIN_LOCAL | FIN_REMOTE) == FIN_LOCAL | FIN_REMOTE {
+                self.state = FlowState::Closing as u8;
+                return Step::Stay;
+            }
+        }
+        match self.state() {
+            FlowState::Opening if !opener && tcp_flags & TCP_ACK != 0 => {
+                self.state = FlowState::Replied as u8;
+                Step::Stay
+            }
+            // Only the third packet of the handshake proves that both sides mean it: a flood of SYNs that are
+            // answered stays in the table that evicts.
+            FlowState::Replied if opener && tcp_flags & (TCP_ACK | TCP_SYN) == TCP_ACK => {
+                self.state = FlowState::Established as u8;
+                Step::Establish
+            }
+            _ => Step::Stay,
+        }
+    }
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 44);
+const _: () = assert!(size_of::<FlowEntry>() == 32);
+
+#[cfg(test)]
+mod tests;
