@@ -23,6 +23,7 @@ pub struct Interface {
     pub mark: u32,
     /// How many of `addresses` are in use.
     pub address_count: u32,
+    pub _pad: u32,
     /// A port's own addresses, IPv4 as `::ffff:a.b.c.d`.
     pub addresses: [[u8; 16]; MAX_ADDRESSES],
 }

@@ -1,1 +1,4 @@
-//! x
+//! The Portcullis agent. The modules below are its rooms; ARCHITECTURE.md is the map.
+
+pub mod inventory;
+pub mod policy;
