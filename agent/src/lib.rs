@@ -1,4 +1,5 @@
 //! The Portcullis agent. The modules below are its rooms; ARCHITECTURE.md is the map.
 
+pub mod cli;
 pub mod inventory;
 pub mod policy;

@@ -1,0 +1,22 @@
+//! The command line: one file per command, each with its arguments and a `run` that returns the exit code.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Enforces a declarative service exposure policy on Docker hosts.
+#[derive(Debug, Parser)]
+#[command(name = "portcullis", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {}
+
+/// Runs the command that the arguments name.
+#[must_use]
+pub fn run(cli: &Cli) -> ExitCode {
+    match cli.command {}
+}

@@ -1,0 +1,1 @@
+//! Private hosts for the demo and the integration tests.
