@@ -1,5 +1,7 @@
 //! What the kernel knows of interfaces and of destination addresses.
 
+use crate::packet::{Address, Mac};
+
 /// How many addresses one port may have; an endpoint with more is not made ready.
 pub const MAX_ADDRESSES: usize = 8;
 
@@ -9,10 +11,11 @@ pub const MAX_ADDRESSES: usize = 8;
 pub struct Interface {
     /// One of [`InterfaceKind`].
     pub kind: u8,
-    /// [`COVERED`] and [`VALIDATE`].
+    /// [`COVERED`], [`VALIDATE`] and [`ANY_MAC`].
     pub flags: u8,
+    pub _pad: [u8; 6],
     /// A port's only allowed source MAC.
-    pub mac: [u8; 6],
+    pub mac: Mac,
     /// A port's identity, [`crate::identity`].
     pub identity: u32,
     /// The number of the instance that a covered port's endpoint belongs to; 0 for others.
@@ -23,9 +26,9 @@ pub struct Interface {
     pub mark: u32,
     /// How many of `addresses` are in use.
     pub address_count: u32,
-    pub _pad: u32,
-    /// A port's own addresses, IPv4 as `::ffff:a.b.c.d`.
-    pub addresses: [[u8; 16]; MAX_ADDRESSES],
+    pub _pad2: u32,
+    /// A port's own addresses; unused places hold `::`.
+    pub addresses: [Address; MAX_ADDRESSES],
 }
 
 /// The kinds of [`Interface`].
@@ -44,6 +47,8 @@ pub enum InterfaceKind {
 pub const COVERED: u8 = 1;
 /// Flag of a port: source addresses are checked, because its bridge has covered endpoints.
 pub const VALIDATE: u8 = 2;
+/// Flag of a port: its MAC is not known, so frames and claims only have to agree with each other.
+pub const ANY_MAC: u8 = 4;
 
 impl Interface {
     /// Whether a policy covers the endpoint behind this port.
@@ -60,20 +65,30 @@ impl Interface {
         self.flags & VALIDATE != 0
     }
 
+    /// The MAC that a frame from this port has to carry.
+    #[inline(always)]
+    #[must_use]
+    pub const fn expected_mac(&self, seen: Mac) -> Mac {
+        if self.flags & ANY_MAC != 0 { seen } else { self.mac }
+    }
+
     /// Whether `address` is one of the port's own.
     #[inline(always)]
     #[must_use]
-    pub fn owns(&self, address: &[u8; 16]) -> bool {
-        let wanted = u128::from_ne_bytes(*address);
-        let mut found = false;
-        // A fixed trip count without an early exit keeps the verifier from following every path.
+    pub fn owns(&self, address: &Address) -> bool {
+        if *address == Address::UNSPECIFIED {
+            return false;
+        }
+        // Out at the first match: flags that are collected over the loop would multiply the paths that the verifier
+        // has to follow.
         let mut index = 0;
         while index < MAX_ADDRESSES {
-            found |= u128::from_ne_bytes(self.addresses[index]) == wanted;
+            if self.addresses[index] == *address {
+                return true;
+            }
             index += 1;
         }
-        // Unused places hold `::`, which belongs to nobody.
-        found && wanted != 0
+        false
     }
 }
 
@@ -99,4 +114,4 @@ pub enum DestinationKind {
     Containers = 3,
 }
 
-const _: () = assert!(size_of::<Interface>() == 160);
+const _: () = assert!(size_of::<Interface>() == 168);

@@ -1,14 +1,16 @@
 //! The records that the programs hand to the agent.
 
+use crate::packet::Address;
+
 /// One denied attempt, a record of the ring buffer `EVENTS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeniedEvent {
     /// Nanoseconds since boot, suspend included (CLOCK_BOOTTIME).
     pub time: u64,
-    /// IPv4 as `::ffff:a.b.c.d`; zero where the frame has no IP header.
-    pub source_address: [u8; 16],
-    pub destination_address: [u8; 16],
+    /// Unspecified where the frame has no addresses.
+    pub source_address: Address,
+    pub destination_address: Address,
     /// The identities of the two sides.
     pub source: u32,
     pub destination: u32,
@@ -53,15 +55,15 @@ pub struct DeniedEvent {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttemptKey {
-    pub source_address: [u8; 16],
-    pub destination_address: [u8; 16],
+    pub source_address: Address,
+    pub destination_address: Address,
     pub ifindex: u32,
     pub source_port: u16,
     pub destination_port: u16,
     pub protocol: u8,
     pub reason: u8,
     pub hook: u8,
-    pub _pad: u8,
+    pub _pad: [u8; 5],
 }
 
 /// Value of the LRU map `ATTEMPTS`.
@@ -77,4 +79,4 @@ pub struct AttemptEntry {
 }
 
 const _: () = assert!(size_of::<DeniedEvent>() == 96);
-const _: () = assert!(size_of::<AttemptKey>() == 44);
+const _: () = assert!(size_of::<AttemptKey>() == 48);

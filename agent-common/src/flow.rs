@@ -5,7 +5,7 @@
 
 use crate::{
     config::Timeouts,
-    packet::{PROTOCOL_ICMP, PROTOCOL_TCP, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
+    packet::{Address, PROTOCOL_ICMP, PROTOCOL_TCP, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
     verdict::Direction,
 };
 
@@ -13,15 +13,15 @@ use crate::{
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {
+    /// The container's side.
+    pub local: Address,
+    pub remote: Address,
     /// The ifindex of the port.
     pub port: u32,
-    pub protocol: u8,
-    pub _pad: [u8; 3],
-    /// The container's side; IPv4 as `::ffff:a.b.c.d`.
-    pub local: [u8; 16],
-    pub remote: [u8; 16],
     pub local_port: u16,
     pub remote_port: u16,
+    pub protocol: u8,
+    pub _pad: [u8; 7],
 }
 
 impl FlowKey {
@@ -33,7 +33,7 @@ impl FlowKey {
             Direction::Ingress => Self {
                 port,
                 protocol: packet.protocol,
-                _pad: [0; 3],
+                _pad: [0; 7],
                 local: packet.destination,
                 remote: packet.source,
                 local_port: packet.destination_port,
@@ -42,7 +42,7 @@ impl FlowKey {
             Direction::Egress => Self {
                 port,
                 protocol: packet.protocol,
-                _pad: [0; 3],
+                _pad: [0; 7],
                 local: packet.source,
                 remote: packet.destination,
                 local_port: packet.source_port,
@@ -197,7 +197,7 @@ impl FlowEntry {
     }
 }
 
-const _: () = assert!(size_of::<FlowKey>() == 44);
+const _: () = assert!(size_of::<FlowKey>() == 48);
 const _: () = assert!(size_of::<FlowEntry>() == 32);
 
 #[cfg(test)]

@@ -3,7 +3,10 @@
 //! Every key starts with a revision: two policies lie side by side in the same maps, and
 //! [`crate::config::Config::revision`] switches between them for all packets at once.
 
-use crate::verdict::{Direction, Mode};
+use crate::{
+    packet::Address,
+    verdict::{Direction, Mode},
+};
 
 /// Key of the hash map `SUBJECTS`.
 #[repr(C)]
@@ -64,13 +67,25 @@ pub struct AddressKey {
     pub subject: u32,
     /// [`Scope`].
     pub scope: u32,
-    /// IPv4 as `::ffff:a.b.c.d`.
-    pub address: [u8; 16],
+    /// [`Address`] in words of 32 bits, which an LPM key can hold without padding.
+    pub address: [u32; 4],
 }
 
 impl AddressKey {
     /// Bits of the key in front of the address.
     pub const PREFIX_BASE: u32 = 96;
+}
+
+/// An address in the form that longest-prefix keys hold.
+#[inline(always)]
+#[must_use]
+pub const fn prefix_words(address: &Address) -> [u32; 4] {
+    let [high, low] = address.words();
+    if cfg!(target_endian = "little") {
+        [high as u32, (high >> 32) as u32, low as u32, (low >> 32) as u32]
+    } else {
+        [(high >> 32) as u32, high as u32, (low >> 32) as u32, low as u32]
+    }
 }
 
 /// Key of the longest-prefix map `RULES`: may the subject be reached by (or reach) this peer on this port?
@@ -89,7 +104,7 @@ pub struct RuleKey {
     /// IP protocol; ICMP echo stands under [`crate::packet::PROTOCOL_ICMP`] with port 0 for both families.
     pub protocol: u8,
     /// Big endian, as a prefix needs it.
-    pub port: [u8; 2],
+    pub port_be: u16,
 }
 
 impl RuleKey {
@@ -118,7 +133,7 @@ pub trait PolicyTable {
     /// What holds for a covered identity.
     fn subject(&self, identity: u32) -> Option<Subject>;
     /// The class of the longest prefix that holds the address.
-    fn address_class(&self, subject: u32, scope: Scope, address: &[u8; 16]) -> Option<u32>;
+    fn address_class(&self, subject: u32, scope: Scope, address: &Address) -> Option<u32>;
     /// The entry of the longest port prefix.
     fn rule(&self, subject: u32, peer: u32, direction: Direction, protocol: u8, port: u16) -> Option<Rule>;
 }

@@ -1,5 +1,6 @@
 //! The Portcullis agent. The modules below are its rooms; ARCHITECTURE.md is the map.
 
 pub mod cli;
+pub mod datapath;
 pub mod inventory;
 pub mod policy;

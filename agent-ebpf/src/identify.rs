@@ -1,0 +1,152 @@
+//! Who is on the other side: the sender by the interface that the packet came in by (which no sender can
+//! forge), the receiver by its address.
+
+use agent_common::{
+    config::{Config, slot_bits, stamp_bit},
+    decision::{Party, PartyKind},
+    endpoint::{DestinationKind, Interface, InterfaceKind},
+    flow::{PEER_HOST, PEER_UNBOUND, PEER_WORLD},
+    packet::Address,
+};
+
+use crate::{maps, skb::Skb};
+
+/// One side of a packet.
+///
+/// Plain fields, all of them always set: an `Option` leaves registers unset that the compiler copies all the same,
+/// which the verifier refuses.
+#[derive(Clone, Copy)]
+pub(crate) struct Side {
+    pub(crate) party: Party,
+    /// How a flow remembers it: the ifindex of its port, or one of the `PEER_` numbers.
+    pub(crate) peer: u32,
+}
+
+impl Side {
+    pub(crate) const UNKNOWN: Self = Self {
+        party: Party::UNKNOWN,
+        peer: PEER_UNBOUND,
+    };
+    const HOST: Self = Self {
+        party: Party::HOST,
+        peer: PEER_HOST,
+    };
+    const WORLD: Self = Self {
+        party: Party::WORLD,
+        peer: PEER_WORLD,
+    };
+
+    /// The side behind a port.
+    #[inline(always)]
+    pub(crate) const fn of_port(ifindex: u32, port: &Interface) -> Self {
+        let kind = if port.is_covered() {
+            PartyKind::Covered
+        } else {
+            PartyKind::Unmanaged
+        };
+        Self {
+            party: Party {
+                kind,
+                identity: port.identity,
+                instance: port.instance,
+            },
+            peer: ifindex,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_known(&self) -> bool {
+        !matches!(self.party.kind, PartyKind::Unknown)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_covered(&self) -> bool {
+        matches!(self.party.kind, PartyKind::Covered)
+    }
+
+    /// The ifindex of the side's port, 0 if it has none.
+    #[inline(always)]
+    pub(crate) const fn port(&self) -> u32 {
+        match self.party.kind {
+            PartyKind::Covered | PartyKind::Unmanaged if self.peer != PEER_UNBOUND => self.peer,
+            _ => 0,
+        }
+    }
+}
+
+/// The sender of a packet at a port's egress.
+///
+/// Never "source address = gateway": Docker's MASQUERADE gives traffic of other bridges that address.
+#[inline(never)]
+pub(crate) fn sender(skb: Skb, config: &Config) -> Side {
+    let ifindex = skb.ingress_ifindex();
+    if ifindex == 0 {
+        return Side::HOST;
+    }
+    let Some(interface) = maps::interface(ifindex) else {
+        return Side::UNKNOWN;
+    };
+    if interface.kind == InterfaceKind::Port as u8 {
+        return Side::of_port(ifindex, interface);
+    }
+    if interface.kind == InterfaceKind::Bridge as u8 {
+        return marked_sender(skb.mark(), config.mark_mask);
+    }
+    Side::WORLD
+}
+
+/// The port that `from_endpoint` wrote into the mark. Believed only for packets that came through a watched
+/// bridge: nothing else can have come out of a container there.
+#[inline(always)]
+fn marked_sender(mark: u32, mask: u32) -> Side {
+    if mark & stamp_bit(mask) == 0 {
+        return Side::UNKNOWN;
+    }
+    let slot = (mark & slot_bits(mask)) >> mask.trailing_zeros();
+    let Some(ifindex) = maps::port_of_slot(slot) else {
+        return Side::UNKNOWN;
+    };
+    match maps::port(ifindex) {
+        Some(port) => Side::of_port(ifindex, port),
+        None => Side::UNKNOWN,
+    }
+}
+
+/// Who an address stands for, seen from a port's ingress. Groups and link-local addresses are nobody: their
+/// receivers cannot be told from the address.
+#[inline(always)]
+pub(crate) fn receiver(address: &Address) -> Side {
+    if address.is_group() || address.is_link_local_ipv6() {
+        return Side::UNKNOWN;
+    }
+    let Some(destination) = maps::destination(address) else {
+        return Side::WORLD;
+    };
+    if destination.kind == DestinationKind::Host as u32 {
+        return Side::HOST;
+    }
+    if destination.kind == DestinationKind::Containers as u32 {
+        return Side {
+            party: Party::UNMANAGED,
+            peer: PEER_UNBOUND,
+        };
+    }
+    match maps::port(destination.ifindex) {
+        Some(port) => Side::of_port(destination.ifindex, port),
+        None => Side::UNKNOWN,
+    }
+}
+
+/// The peer that a flow remembers.
+#[inline(always)]
+pub(crate) fn peer(peer: u32) -> Side {
+    match peer {
+        PEER_HOST => Side::HOST,
+        PEER_WORLD => Side::WORLD,
+        PEER_UNBOUND => Side::UNKNOWN,
+        ifindex => match maps::port(ifindex) {
+            Some(port) => Side::of_port(ifindex, port),
+            None => Side::UNKNOWN,
+        },
+    }
+}

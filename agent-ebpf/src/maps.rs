@@ -1,0 +1,268 @@
+//! Every map, with who writes it and what happens when it is full, and the accessors that the rest uses.
+//!
+//! Sizes here are defaults; the agent sets them at load. Names and layouts are fixed per version of the pin
+//! directory.
+
+use core::{arch::asm, mem::MaybeUninit};
+
+use agent_common::{
+    config::Config,
+    counter::{DeniedCount, DeniedKey, TOTALS as TOTAL_COUNT, Total},
+    decision::Attempt,
+    endpoint::{Destination, Interface, InterfaceKind},
+    event::{AttemptEntry, AttemptKey},
+    flow::{FlowEntry, FlowKey},
+    packet::{Address, PROTOCOL_ICMP},
+    policy::{AddressKey, PolicyTable, Rule, RuleKey, Scope, Subject, SubjectKey, prefix_words},
+    verdict::{Direction, Mode},
+};
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key},
+};
+
+use crate::parse::Frame;
+
+/// Agent writes; one entry.
+#[map]
+static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+/// Agent writes; an interface that does not fit stays unknown, which denies.
+#[map]
+static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(16_384, 0);
+/// Agent writes: slot of a mark → ifindex of the port, 0 for none.
+#[map]
+static SLOTS: Array<u32> = Array::with_max_entries(16_384, 0);
+/// Agent writes; an address that does not fit would be the world, so the agent refuses to go on without it.
+#[map]
+static DESTINATIONS: LpmTrie<[u32; 4], Destination> = LpmTrie::with_max_entries(65_536, 0);
+/// Agent writes; a policy that does not fit is refused whole.
+#[map]
+static SUBJECTS: HashMap<SubjectKey, Subject> = HashMap::with_max_entries(32_768, 0);
+/// Agent writes; a policy that does not fit is refused whole.
+#[map]
+static RULES: LpmTrie<RuleKey, Rule> = LpmTrie::with_max_entries(524_288, 0);
+/// Agent writes; a policy that does not fit is refused whole.
+#[map]
+static ADDRESSES: LpmTrie<AddressKey, u32> = LpmTrie::with_max_entries(131_072, 0);
+/// Programs write, the agent removes what has expired. Full: the oldest entries go, which costs half-open
+/// connections and lone datagrams their replies, nothing else.
+#[map]
+static FLOWS_OPENING: LruHashMap<FlowKey, FlowEntry> = LruHashMap::with_max_entries(65_536, 0);
+/// Programs write, the agent removes what has expired. Full: new connections are dropped (`table_full`), live
+/// ones are never evicted.
+#[map]
+static FLOWS: HashMap<FlowKey, FlowEntry> = HashMap::with_max_entries(262_144, 0);
+/// Programs write; full: counted in `TOTALS` without labels.
+#[map]
+static DENIED: PerCpuHashMap<DeniedKey, DeniedCount> = PerCpuHashMap::with_max_entries(65_536, 0);
+/// Programs write.
+#[map]
+static TOTALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(TOTAL_COUNT, 0);
+/// Programs write. Full: the oldest entries go, and a retransmission may count as an attempt.
+#[map]
+static ATTEMPTS: LruHashMap<AttemptKey, AttemptEntry> = LruHashMap::with_max_entries(65_536, 0);
+/// Programs write, the agent reads; full: counted in `TOTALS`.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// Programs write: room for one packet's values, which the 512-byte BPF stack does not have. A program that runs
+/// on a CPU is not interrupted by another of ours there.
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// What one packet needs.
+pub(crate) struct Scratch {
+    pub(crate) frame: Frame,
+    pub(crate) key: MaybeUninit<FlowKey>,
+    pub(crate) question: MaybeUninit<Attempt>,
+    pub(crate) attempt: MaybeUninit<AttemptKey>,
+    pub(crate) denied: MaybeUninit<DeniedKey>,
+}
+
+/// `BPF_ANY` and `BPF_NOEXIST` of the kernel's bpf.h.
+const ANY: u64 = 0;
+const NOEXIST: u64 = 1;
+const EEXIST: i32 = -17;
+
+#[inline(always)]
+pub(crate) fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}
+
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: this CPU's only entry, and taken once per packet; zeroed memory is a valid `Frame`.
+    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+#[inline(always)]
+pub(crate) fn interface(ifindex: u32) -> Option<&'static Interface> {
+    // SAFETY: entries are replaced as a whole and never reused for another key while a program runs long enough
+    // to see it: a deleted interface's index is not given out again soon.
+    unsafe { INTERFACES.get(&ifindex) }
+}
+
+/// The port with this ifindex, and nothing else.
+#[inline(always)]
+pub(crate) fn port(ifindex: u32) -> Option<&'static Interface> {
+    interface(ifindex).filter(|interface| interface.kind == InterfaceKind::Port as u8)
+}
+
+/// The ifindex of the port that a mark's slot stands for.
+#[inline(always)]
+pub(crate) fn port_of_slot(slot: u32) -> Option<u32> {
+    SLOTS.get(slot).copied().filter(|&ifindex| ifindex != 0)
+}
+
+#[inline(always)]
+pub(crate) fn destination(address: &Address) -> Option<Destination> {
+    DESTINATIONS.get(Key::new(128, prefix_words(address))).copied()
+}
+
+/// Adds one to an exact counter.
+#[inline(always)]
+pub(crate) fn add_total(total: Total) {
+    if let Some(count) = TOTALS.get_ptr_mut(total as u32) {
+        increment(count);
+    }
+}
+
+/// Adds one packet, and one attempt if it is one, to a labelled counter.
+#[inline(always)]
+pub(crate) fn add_denied(key: &DeniedKey, attempt: bool) {
+    let mut found = DENIED.get_ptr_mut(key);
+    if found.is_none() {
+        // Another CPU may have made the entry in the meantime: that is as good.
+        let inserted = DENIED.insert(
+            key,
+            &DeniedCount {
+                packets: 0,
+                attempts: 0,
+            },
+            NOEXIST,
+        );
+        if inserted.is_ok() || inserted == Err(EEXIST) {
+            found = DENIED.get_ptr_mut(key);
+        }
+    }
+    let Some(count) = found else {
+        add_total(Total::DeniedUnlabelled);
+        return;
+    };
+    // SAFETY: the pointer is to this CPU's own copy of the entry, whose fields are aligned.
+    let (packets, attempts) = unsafe { (&raw mut (*count).packets, &raw mut (*count).attempts) };
+    increment(packets);
+    if attempt {
+        increment(attempts);
+    }
+}
+
+#[inline(always)]
+fn increment(count: *mut u64) {
+    // Atomic, because on PREEMPT_RT two contexts of one CPU may interleave. As an instruction, because the target
+    // has no atomic types, and without fetching the old value, which 5.10 cannot do.
+    // SAFETY: the callers pass aligned pointers into map values.
+    unsafe {
+        asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1_u64, options(nostack))
+    }
+}
+
+/// For operations whose failure changes nothing: the entry is gone already, or will expire.
+#[inline(always)]
+const fn best_effort(_result: Result<(), i32>) {}
+
+/// The entry of the last attempt like this one.
+#[inline(always)]
+pub(crate) fn attempt(key: &AttemptKey) -> Option<*mut AttemptEntry> {
+    ATTEMPTS.get_ptr_mut(key)
+}
+
+#[inline(always)]
+pub(crate) fn remember_attempt(key: &AttemptKey, entry: &AttemptEntry) {
+    // A full LRU map evicts; if even that fails, the next packet counts as an attempt: too high, never too low.
+    best_effort(ATTEMPTS.insert(key, entry, ANY));
+}
+
+/// A live or expired entry, and whether it stands among the established ones.
+#[inline(always)]
+pub(crate) fn flow(key: &FlowKey) -> Option<(*mut FlowEntry, bool)> {
+    // A ping never leaves the opening table.
+    if key.protocol != PROTOCOL_ICMP
+        && let Some(entry) = FLOWS.get_ptr_mut(key)
+    {
+        return Some((entry, true));
+    }
+    FLOWS_OPENING.get_ptr_mut(key).map(|entry| (entry, false))
+}
+
+/// Remembers a flow that has just been allowed to open.
+#[inline(always)]
+pub(crate) fn open_flow(key: &FlowKey, entry: &FlowEntry) -> Result<(), ()> {
+    // What is left of an earlier flow with the same addresses would otherwise be found first.
+    best_effort(FLOWS.remove(key));
+    FLOWS_OPENING.insert(key, entry, ANY).or(Err(()))
+}
+
+/// Moves a flow to the table that never evicts.
+#[inline(always)]
+pub(crate) fn establish_flow(key: &FlowKey, entry: &FlowEntry) -> Result<(), ()> {
+    match FLOWS.insert(key, entry, NOEXIST) {
+        // Both sides' packets may get here at once on two CPUs.
+        Ok(()) | Err(EEXIST) => {
+            best_effort(FLOWS_OPENING.remove(key));
+            Ok(())
+        }
+        Err(_) => Err(()),
+    }
+}
+
+/// The entries of the revision in force, read once per packet.
+pub(crate) struct Policy<'a> {
+    pub(crate) config: &'a Config,
+    /// Copied, so that one packet never sees two revisions.
+    pub(crate) revision: u32,
+}
+
+impl PolicyTable for Policy<'_> {
+    #[inline(always)]
+    fn strictest_mode(&self) -> Mode {
+        Mode::from_number(self.config.strictest_mode)
+    }
+
+    #[inline(always)]
+    fn subject(&self, identity: u32) -> Option<Subject> {
+        let key = SubjectKey {
+            revision: self.revision,
+            identity,
+        };
+        // SAFETY: entries of a revision are not changed after it is in force, and removed only well after it
+        // has been replaced.
+        unsafe { SUBJECTS.get(&key) }.copied()
+    }
+
+    #[inline(always)]
+    fn address_class(&self, subject: u32, scope: Scope, address: &Address) -> Option<u32> {
+        let key = AddressKey {
+            revision: self.revision,
+            subject,
+            scope: scope as u32,
+            address: prefix_words(address),
+        };
+        ADDRESSES
+            .get(Key::new(AddressKey::PREFIX_BASE + 128, key))
+            .copied()
+    }
+
+    #[inline(always)]
+    fn rule(&self, subject: u32, peer: u32, direction: Direction, protocol: u8, port: u16) -> Option<Rule> {
+        let key = RuleKey {
+            revision: self.revision,
+            subject,
+            peer,
+            direction: direction as u8,
+            protocol,
+            port_be: port.to_be(),
+        };
+        RULES.get(Key::new(RuleKey::PREFIX_BASE + 16, key)).copied()
+    }
+}

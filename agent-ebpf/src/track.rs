@@ -1,0 +1,184 @@
+//! Finds the flow that a packet belongs to and follows it. Decides nothing: a packet without a flow, or with one
+//! that must be looked at again, goes back to the hook.
+
+use agent_common::{
+    config::Config,
+    flow::{FlowEntry, FlowKey, FlowState, OBSERVED, PEER_HOST, PEER_UNBOUND, REVOKED, Step},
+    packet::Intent,
+    verdict::{Direction, DropReason},
+};
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+
+use crate::{identify, maps, parse::Frame, skb::Skb};
+
+/// What tracking says about a packet.
+pub(crate) enum Tracked {
+    /// Part of a flow of the revision in force.
+    Current,
+    /// Part of a flow that has to be decided again, in its original direction: the revision has moved, or it is
+    /// only observed, or revoked.
+    Again(*mut FlowEntry),
+    /// Part of no flow.
+    None,
+    /// Part of a flow, but there is no room for it.
+    Full,
+}
+
+/// Nanoseconds since boot, suspend included.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: the helper takes no arguments.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// Looks a packet up and advances its flow.
+#[inline(always)]
+pub(crate) fn track(
+    skb: Skb,
+    config: &Config,
+    key: &FlowKey,
+    direction: Direction,
+    frame: &Frame,
+) -> Tracked {
+    // An opening is always decided, whatever flow there is: a SYN from the other side is a connection of its own.
+    if matches!(frame.packet.intent, Intent::Open) {
+        return Tracked::None;
+    }
+    let Some((pointer, established)) = maps::flow(key) else {
+        return Tracked::None;
+    };
+    // SAFETY: the pointer is into a map value, which stays readable while the program runs. Another CPU may write
+    // to it at the same time, or an LRU map may reuse it: every field is checked for itself or only refreshed.
+    let entry = unsafe { &mut *pointer };
+    let now = now();
+    if entry.is_expired(key.protocol, now, &config.timeouts) {
+        return Tracked::None;
+    }
+    if direction == Direction::Ingress && !is_from_peer(skb, config, entry, frame.packet.intent) {
+        return Tracked::None;
+    }
+    if entry.revision != config.revision || entry.flags & (OBSERVED | REVOKED) != 0 {
+        return Tracked::Again(pointer);
+    }
+    follow(key, direction, frame, entry, established, now)
+}
+
+/// Refreshes and advances a flow whose packet is allowed.
+#[inline(always)]
+fn follow(
+    key: &FlowKey,
+    direction: Direction,
+    frame: &Frame,
+    entry: &mut FlowEntry,
+    established: bool,
+    now: u64,
+) -> Tracked {
+    if matches!(frame.packet.intent, Intent::Error) {
+        return Tracked::Current;
+    }
+    // Once a second is often enough for timeouts, and keeps the entry's cache line clean.
+    if now.wrapping_sub(entry.last_seen) > 1_000_000_000 {
+        entry.last_seen = now;
+    }
+    let step = entry.advance(key.protocol, direction, frame.packet.tcp_flags);
+    if matches!(step, Step::Establish) && !established {
+        let mut moved = *entry;
+        moved.last_seen = now;
+        if maps::establish_flow(key, &moved).is_err() {
+            return Tracked::Full;
+        }
+    }
+    Tracked::Current
+}
+
+/// Whether a packet comes from the flow's peer, so that a reused address inherits nothing.
+#[inline(always)]
+fn is_from_peer(skb: Skb, config: &Config, entry: &mut FlowEntry, intent: Intent) -> bool {
+    let ifindex = skb.ingress_ifindex();
+    let mark = skb.mark() & config.mark_mask;
+    if entry.peer_ifindex == ifindex && entry.peer_mark == mark {
+        return true;
+    }
+    let sender = identify::sender(skb, config);
+    if !sender.is_known() {
+        return false;
+    }
+    // The host forwards for others and says so when it cannot.
+    if matches!(intent, Intent::Error) && sender.peer == PEER_HOST {
+        return true;
+    }
+    if entry.peer != sender.peer && entry.peer != PEER_UNBOUND {
+        return false;
+    }
+    entry.peer = sender.peer;
+    entry.peer_ifindex = ifindex;
+    entry.peer_mark = mark;
+    true
+}
+
+/// Takes up a flow again that the revision in force allows, or only observes.
+#[inline(always)]
+pub(crate) fn renew(pointer: *mut FlowEntry, config: &Config, observed: bool) {
+    // SAFETY: as in `track`; these are plain stores of values that are right whoever wins.
+    let entry = unsafe { &mut *pointer };
+    entry.flags = (entry.flags & !(OBSERVED | REVOKED)) | if observed { OBSERVED } else { 0 };
+    entry.revision = config.revision;
+    entry.last_seen = now();
+}
+
+/// Marks a flow that the revision in force denies. It is kept, unrefreshed, so that what follows is known to be
+/// revoked and a later policy can revive it.
+#[inline(always)]
+pub(crate) fn revoke(pointer: *mut FlowEntry, config: &Config) {
+    // SAFETY: as in `renew`.
+    let entry = unsafe { &mut *pointer };
+    entry.flags |= REVOKED;
+    entry.revision = config.revision;
+}
+
+/// Remembers a flow whose first packet is allowed or observed.
+///
+/// `peer` is who the other side is; `skb` binds how its packets arrive if it has sent this one.
+#[inline(always)]
+pub(crate) fn open(
+    skb: Skb,
+    config: &Config,
+    key: &FlowKey,
+    direction: Direction,
+    frame: &Frame,
+    peer: u32,
+    observed: bool,
+) -> Result<(), DropReason> {
+    let now = now();
+    if let Some((pointer, _)) = maps::flow(key) {
+        // SAFETY: as in `track`.
+        let entry = unsafe { &mut *pointer };
+        // A late copy of the SYN must not push a living connection back to where a flood could evict it.
+        if entry.state() == FlowState::Established
+            && entry.is_opener(direction)
+            && entry.peer == peer
+            && !entry.is_expired(key.protocol, now, &config.timeouts)
+            && matches!(frame.packet.intent, Intent::Open)
+        {
+            renew(pointer, config, observed);
+            return Ok(());
+        }
+    }
+    let (peer_ifindex, peer_mark) = match direction {
+        Direction::Ingress => (skb.ingress_ifindex(), skb.mark() & config.mark_mask),
+        // No interface has this index: the first reply is looked at.
+        Direction::Egress => (u32::MAX, 0),
+    };
+    let entry = FlowEntry {
+        last_seen: now,
+        revision: config.revision,
+        peer,
+        peer_ifindex,
+        peer_mark,
+        state: FlowState::Opening as u8,
+        opened: direction as u8,
+        flags: if observed { OBSERVED } else { 0 },
+        _pad: [0; 5],
+    };
+    maps::open_flow(key, &entry).or(Err(DropReason::TableFull))
+}

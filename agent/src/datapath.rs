@@ -1,0 +1,14 @@
+//! The kernel side: programs, links and maps, and the plan that brings them to the desired state. The only room
+//! that names aya.
+
+pub mod attach;
+pub mod counters;
+pub mod kernel;
+pub mod loader;
+pub mod maps;
+pub mod pins;
+pub mod plan;
+
+mod writer;
+
+pub use writer::{Datapath, DatapathError, Options};

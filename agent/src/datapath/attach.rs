@@ -1,0 +1,383 @@
+//! Attaches programs to ports: by TCX where the kernel has it (6.6), by clsact below. First in order, and never
+//! taken off by a drop: only [`Attachments::detach`] and the port's own end do that.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use agent_common::verdict::Hook;
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        links::{FdLink, LinkError, PinnedLink},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    loader::{self, LoadError},
+    pins::{PinError, Pins},
+};
+use crate::inventory::snapshot::Interface;
+
+/// The way programs get onto ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Via {
+    Tcx,
+    Clsact,
+}
+
+/// Ahead of every other filter that names a priority.
+const PRIORITY: u16 = 1;
+/// Fixed, so that a later agent finds and replaces its filter.
+const HANDLE: u32 = 0x706f_7274;
+
+/// A program could not be attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    #[error("failed to attach `{program}` to `{interface}`")]
+    Program {
+        program: &'static str,
+        interface: String,
+        source: ProgramError,
+    },
+    #[error("failed to add a clsact qdisc to `{interface}`")]
+    Qdisc { interface: String, source: TcError },
+    #[error("failed to use the link at `{path}`")]
+    Link { path: PathBuf, source: LinkError },
+    #[error("failed to pin a link at `{path}`")]
+    Pin {
+        path: PathBuf,
+        source: aya::pin::PinError,
+    },
+    #[error("`{interface}` changed its number while it was attached to")]
+    Renamed { interface: String },
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    #[error("failed to {verb} `{path}`")]
+    Io {
+        verb: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+}
+
+/// What is attached where.
+#[derive(Debug)]
+pub struct Attachments {
+    via: Via,
+    pins: Pins,
+    /// TCX links, kept open beside their pins: a removed pin alone changes nothing.
+    links: BTreeMap<(u32, Hook), PinnedLink>,
+    /// Ports with clsact filters, with the name they were attached under.
+    filters: BTreeMap<u32, String>,
+}
+
+impl Attachments {
+    #[must_use]
+    pub fn new(via: Via, pins: Pins) -> Self {
+        Self {
+            via,
+            pins,
+            links: BTreeMap::new(),
+            filters: BTreeMap::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn via(&self) -> Via {
+        self.via
+    }
+
+    /// Whether both programs are on a port.
+    #[must_use]
+    pub fn is_attached(&self, ifindex: u32) -> bool {
+        match self.via {
+            Via::Tcx => Hook::ALL
+                .into_iter()
+                .all(|hook| self.links.contains_key(&(ifindex, hook))),
+            Via::Clsact => self.filters.contains_key(&ifindex),
+        }
+    }
+
+    /// The ports that have a program.
+    #[must_use]
+    pub fn attached(&self) -> BTreeSet<u32> {
+        self.links
+            .keys()
+            .map(|&(ifindex, _)| ifindex)
+            .chain(self.filters.keys().copied())
+            .collect()
+    }
+
+    /// Puts both programs onto a port, taking over what an earlier agent left there.
+    pub fn attach(&mut self, ebpf: &mut Ebpf, port: &Interface) -> Result<(), AttachError> {
+        for hook in Hook::ALL {
+            let program = loader::program(ebpf, hook)?;
+            match self.via {
+                Via::Tcx => {
+                    if !self.links.contains_key(&(port.ifindex, hook)) {
+                        let link = attach_tcx(program, &self.pins, port, hook)?;
+                        self.links.insert((port.ifindex, hook), link);
+                    }
+                }
+                Via::Clsact => attach_clsact(program, port, hook)?,
+            }
+        }
+        if self.via == Via::Clsact {
+            self.filters.insert(port.ifindex, port.name.clone());
+        }
+        Ok(())
+    }
+
+    /// Forgets ports that are gone, and takes the programs off those that are no longer ports of a watched bridge.
+    pub fn retain(&mut self, ports: &BTreeSet<u32>) {
+        let gone: Vec<(u32, Hook)> = self
+            .links
+            .keys()
+            .filter(|(ifindex, _)| !ports.contains(ifindex))
+            .copied()
+            .collect();
+        for key in gone {
+            // Closing the last descriptor of a link without a pin detaches it.
+            if let Some(link) = self.links.remove(&key)
+                && let Err(error) = link.unpin()
+            {
+                tracing::debug!(ifindex = key.0, %error, "link was not pinned any more");
+            }
+        }
+        let gone: Vec<u32> = self
+            .filters
+            .keys()
+            .filter(|ifindex| !ports.contains(ifindex))
+            .copied()
+            .collect();
+        for ifindex in gone {
+            if let Some(name) = self.filters.remove(&ifindex)
+                && interface_index(&name) == Some(ifindex)
+            {
+                detach_clsact(&name);
+            }
+        }
+    }
+
+    /// Removes pins of ports that no longer exist. What is pinned for a living port stays until it is adopted.
+    pub fn sweep(&self, existing: &BTreeSet<u32>) -> Result<(), AttachError> {
+        for (ifindex, hook) in self.pins.pinned_links()? {
+            let path = self.pins.link(ifindex, hook);
+            if self.links.contains_key(&(ifindex, hook)) {
+                continue;
+            }
+            let dead = !existing.contains(&ifindex)
+                || pinned_ifindex(&path).is_ok_and(|linked| linked != Some(ifindex));
+            if dead {
+                fs::remove_file(&path).map_err(|source| AttachError::Io {
+                    verb: "remove",
+                    path,
+                    source,
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn attach_tcx(
+    program: &mut SchedClassifier,
+    pins: &Pins,
+    port: &Interface,
+    hook: Hook,
+) -> Result<PinnedLink, AttachError> {
+    let path = pins.link(port.ifindex, hook);
+    let failed = |source| AttachError::Program {
+        program: hook.name(),
+        interface: port.name.clone(),
+        source,
+    };
+    if let Some(link) = adopt(&path, port.ifindex)? {
+        // The kernel exchanges the program atomically: there is no moment without one.
+        let id = program.attach_to_link(link).map_err(failed)?;
+        // The pin stays where it is; the handle is opened again from there.
+        drop(program.take_link(id).map_err(failed)?);
+        return PinnedLink::from_pin(&path).map_err(|source| AttachError::Link { path, source });
+    }
+    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program
+        .attach_with_options(&port.name, attach_type(hook), options)
+        .map_err(failed)?;
+    let link = program.take_link(id).map_err(failed)?;
+    let link = FdLink::try_from(link).map_err(|source| AttachError::Link {
+        path: path.clone(),
+        source,
+    })?;
+    let link = link.pin(&path).map_err(|source| AttachError::Pin {
+        path: path.clone(),
+        source,
+    })?;
+    // aya attaches by name; a rename in between would have put the program onto another interface.
+    let linked = pinned_ifindex(&path).map_err(|source| AttachError::Io {
+        verb: "look at",
+        path,
+        source,
+    })?;
+    if linked == Some(port.ifindex) {
+        return Ok(link);
+    }
+    drop(link.unpin());
+    Err(AttachError::Renamed {
+        interface: port.name.clone(),
+    })
+}
+
+/// The link that an earlier agent pinned, if it is still that port's.
+fn adopt(path: &Path, ifindex: u32) -> Result<Option<SchedClassifierLink>, AttachError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let failed = |source| AttachError::Link {
+        path: path.to_owned(),
+        source,
+    };
+    let io_failed = |verb| {
+        move |source| AttachError::Io {
+            verb,
+            path: path.to_owned(),
+            source,
+        }
+    };
+    if pinned_ifindex(path).map_err(io_failed("look at"))? == Some(ifindex) {
+        let link = FdLink::from(PinnedLink::from_pin(path).map_err(failed)?);
+        return SchedClassifierLink::try_from(link).map(Some).map_err(failed);
+    }
+    // The device of the pin is gone and its number has come round again.
+    fs::remove_file(path).map_err(io_failed("remove"))?;
+    Ok(None)
+}
+
+fn attach_clsact(program: &mut SchedClassifier, port: &Interface, hook: Hook) -> Result<(), AttachError> {
+    let failed = |source| AttachError::Program {
+        program: hook.name(),
+        interface: port.name.clone(),
+        source,
+    };
+    match tc::qdisc_add_clsact(&port.name) {
+        Ok(()) => {}
+        Err(error) if is_exists(&error) => {}
+        Err(source) => {
+            return Err(AttachError::Qdisc {
+                interface: port.name.clone(),
+                source,
+            });
+        }
+    }
+    let (kind, handle) = (attach_type(hook), TcHandle::from(HANDLE));
+    // In place if there is one already: without a moment in which neither filter acts.
+    let replaced = SchedClassifierLink::attached(&port.name, kind, PRIORITY, handle, None)
+        .map_err(|error| failed(ProgramError::from(TcError::IoError(error))))
+        .and_then(|link| program.attach_to_link(link).map_err(failed));
+    let id = match replaced {
+        Ok(id) => id,
+        Err(_absent) => {
+            let options = TcAttachOptions::Netlink(NlOptions {
+                priority: PRIORITY,
+                handle,
+                classid: None,
+            });
+            program
+                .attach_with_options(&port.name, kind, options)
+                .map_err(failed)?
+        }
+    };
+    // Dropping the link would detach the filter; it lives as long as the device, or until `detach`.
+    std::mem::forget(program.take_link(id).map_err(failed)?);
+    Ok(())
+}
+
+fn is_exists(error: &TcError) -> bool {
+    match error {
+        TcError::NetlinkError(error) => error.raw_os_error() == Some(libc::EEXIST),
+        TcError::IoError(error) => error.kind() == io::ErrorKind::AlreadyExists,
+        _ => false,
+    }
+}
+
+/// Takes our filters off an interface, by program name. Errors mean that there were none.
+pub fn detach_clsact(interface: &str) -> bool {
+    let mut found = false;
+    for hook in Hook::ALL {
+        found |= tc::qdisc_detach_program(interface, attach_type(hook), hook.name()).is_ok();
+    }
+    found
+}
+
+const fn attach_type(hook: Hook) -> TcAttachType {
+    match hook {
+        Hook::ToEndpoint => TcAttachType::Egress,
+        Hook::FromEndpoint => TcAttachType::Ingress,
+    }
+}
+
+fn interface_index(name: &str) -> Option<u32> {
+    fs::read_to_string(format!("/sys/class/net/{name}/ifindex"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// The interface of a pinned link, from the kernel's own account of the descriptor; `None` for one whose device is
+/// gone. aya keeps a link's descriptor to itself, so the pin is opened once more.
+fn pinned_ifindex(path: &Path) -> io::Result<Option<u32>> {
+    let link = bpf_object(path)?;
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
+    let ifindex = info
+        .lines()
+        .find_map(|line| line.strip_prefix("ifindex:"))
+        .and_then(|text| text.trim().parse().ok());
+    Ok(ifindex.filter(|&ifindex| ifindex != 0))
+}
+
+/// Opens a pin: `BPF_OBJ_GET` of bpf(2).
+#[expect(unsafe_code, reason = "no library exposes this call by itself")]
+fn bpf_object(path: &Path) -> io::Result<OwnedFd> {
+    const BPF_OBJ_GET: libc::c_long = 7;
+    #[repr(C)]
+    struct Attributes {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attributes = Attributes {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: 0,
+        file_flags: 0,
+    };
+    // SAFETY: the attributes and the path that they point to live until the call returns.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET,
+            &raw const attributes,
+            size_of::<Attributes>(),
+        )
+    };
+    let fd = i32::try_from(result)
+        .ok()
+        .filter(|&fd| fd >= 0)
+        .ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: the call has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

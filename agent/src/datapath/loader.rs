@@ -1,0 +1,114 @@
+//! Loads the kernel programs onto new or adopted maps.
+
+use std::{io, path::PathBuf};
+
+use agent_common::verdict::Hook;
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
+    programs::{ProgramError, SchedClassifier},
+};
+use aya_log::{EbpfLogger, Level};
+
+use super::{
+    maps::{self, MapCheckError},
+    pins::Pins,
+};
+
+/// The object that build.rs made, aligned as an ELF parser wants it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portcullis-ebpf"));
+
+/// Which toolchain built the kernel programs: `debian` or `nightly`.
+pub const BPF_TOOLCHAIN: &str = env!("PORTCULLIS_BPF_TOOLCHAIN");
+
+/// The programs did not get into the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("a pinned map does not fit this version")]
+    Map(#[from] MapCheckError),
+    #[error("failed to load the maps")]
+    Object(#[source] EbpfError),
+    #[error("the object has no program `{name}`")]
+    Missing { name: &'static str },
+    #[error("failed to load program `{name}`: {}", verifier_tail(source))]
+    Program {
+        name: &'static str,
+        source: ProgramError,
+    },
+    #[error("failed to restrict `{path}`")]
+    Restrict { path: PathBuf, source: io::Error },
+}
+
+/// The last lines of a verifier log say what it did not like.
+fn verifier_tail(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
+            let log = verifier_log.to_string();
+            let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+            let tail = lines.get(lines.len().saturating_sub(60)..).unwrap_or_default();
+            format!("{io_error}\n{}", tail.join("\n"))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Loads all programs; maps are created under the pins or taken from there.
+///
+/// `diagnostics` turns on what the programs log about themselves, which is compiled out of them otherwise.
+pub fn load(pins: &Pins, diagnostics: bool) -> Result<Ebpf, LoadError> {
+    maps::check_pins(pins)?;
+    let level: u8 = if diagnostics { Level::Debug as u8 } else { 0 };
+    let mut loader = EbpfLoader::new();
+    // The verifier's log of an accepted program costs load time and tells nothing.
+    loader.verifier_log_level(VerifierLogLevel::DEBUG | VerifierLogLevel::STATS);
+    loader.override_global(aya_log::LEVEL, &level, false);
+    for name in maps::NAMES {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(LoadError::Object)?;
+    for hook in Hook::ALL {
+        let program = program(&mut ebpf, hook)?;
+        program.load().map_err(|source| LoadError::Program {
+            name: hook.name(),
+            source,
+        })?;
+    }
+    Ok(ebpf)
+}
+
+/// The program of a hook.
+pub fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier, LoadError> {
+    let name = hook.name();
+    let program = ebpf.program_mut(name).ok_or(LoadError::Missing { name })?;
+    program
+        .try_into()
+        .map_err(|source| LoadError::Program { name, source })
+}
+
+/// How many instructions the verifier walked through, by program.
+pub fn verified_instructions(ebpf: &mut Ebpf) -> Result<Vec<(&'static str, u32)>, LoadError> {
+    Hook::ALL
+        .into_iter()
+        .map(|hook| {
+            let name = hook.name();
+            let info = program(ebpf, hook)?
+                .info()
+                .map_err(|source| LoadError::Program { name, source })?;
+            Ok((name, info.verified_instruction_count().unwrap_or(0)))
+        })
+        .collect()
+}
+
+/// The reader of what the programs log, if the object has any logging.
+#[must_use]
+pub fn diagnostics(ebpf: &mut Ebpf) -> Option<EbpfLogger<&'static dyn log::Log>> {
+    match EbpfLogger::init(ebpf) {
+        Ok(logger) => Some(logger),
+        Err(error) => {
+            tracing::warn!(%error, "no datapath diagnostics");
+            None
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What the kernel should know of interfaces and addresses, as a plain value. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use agent_common::{
+    config::MarkLayout,
+    decision::PartyKind,
+    endpoint::{
+        ANY_MAC, COVERED, Destination, DestinationKind, Interface, InterfaceKind, MAX_ADDRESSES, VALIDATE,
+    },
+    packet::{Address, Mac},
+};
+use ipnet::IpNet;
+
+use crate::{inventory::snapshot::Snapshot, policy::entries::Entries};
+
+/// Contents of the maps that describe the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostState {
+    /// By ifindex.
+    pub interfaces: BTreeMap<u32, Interface>,
+    /// By (address, prefix length in the 16-byte form).
+    pub destinations: BTreeMap<(Address, u8), Destination>,
+    /// Slot → ifindex of the port.
+    pub slots: BTreeMap<u32, u32>,
+    /// Endpoints that were left out, which keeps them `not_ready`, with the reason for people.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// An endpoint that cannot be made ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    pub container: String,
+    pub reason: String,
+}
+
+/// Gives every port a slot of the mark, and keeps it while the port lives.
+///
+/// Freed slots are handed out again as late as possible, so that a packet on its way through the host does not
+/// take on the identity of a newer port.
+#[derive(Clone, Debug)]
+pub struct Slots {
+    by_port: BTreeMap<u32, u32>,
+    used: BTreeSet<u32>,
+    next: u32,
+    capacity: u32,
+}
+
+impl Slots {
+    /// `adopted` is what an earlier agent left in the kernel: slot → ifindex.
+    #[must_use]
+    pub fn new(layout: MarkLayout, adopted: &BTreeMap<u32, u32>) -> Self {
+        let next = adopted.keys().max().map_or(0, |last| (last + 1) % layout.slots());
+        Self {
+            by_port: adopted.iter().map(|(&slot, &port)| (port, slot)).collect(),
+            used: adopted.keys().copied().collect(),
+            next,
+            capacity: layout.slots(),
+        }
+    }
+
+    fn retain(&mut self, ports: &BTreeSet<u32>) {
+        self.by_port.retain(|port, _| ports.contains(port));
+        self.used = self.by_port.values().copied().collect();
+    }
+
+    fn slot(&mut self, port: u32) -> Option<u32> {
+        if let Some(&slot) = self.by_port.get(&port) {
+            return Some(slot);
+        }
+        let free = (0..self.capacity)
+            .map(|step| (self.next + step) % self.capacity)
+            .find(|slot| !self.used.contains(slot))?;
+        self.next = (free + 1) % self.capacity;
+        self.used.insert(free);
+        self.by_port.insert(port, free);
+        Some(free)
+    }
+}
+
+/// Turns what is known of the host into map contents.
+#[must_use]
+pub fn host_state(
+    snapshot: &Snapshot,
+    entries: &Entries,
+    layout: MarkLayout,
+    slots: &mut Slots,
+) -> HostState {
+    let mut state = HostState::default();
+    let bridge_of: BTreeMap<u32, u32> = snapshot
+        .ports
+        .iter()
+        .map(|port| (port.interface.ifindex, port.bridge))
+        .collect();
+    for bridge in &snapshot.bridges {
+        state
+            .interfaces
+            .insert(bridge.interface.ifindex, interface(InterfaceKind::Bridge));
+        for subnet in &bridge.subnets {
+            let destination = Destination {
+                kind: DestinationKind::Containers as u32,
+                ifindex: 0,
+            };
+            state.destinations.insert(prefix(subnet), destination);
+        }
+    }
+    for uplink in &snapshot.uplinks {
+        state
+            .interfaces
+            .insert(uplink.ifindex, interface(InterfaceKind::Uplink));
+    }
+    let covered_bridges: BTreeSet<u32> = snapshot
+        .endpoints
+        .iter()
+        .zip(&entries.endpoints)
+        .filter(|(_, resolved)| resolved.party.kind == PartyKind::Covered)
+        .filter_map(|(endpoint, _)| bridge_of.get(&endpoint.port.as_ref()?.ifindex).copied())
+        .collect();
+    slots.retain(&bridge_of.keys().copied().collect());
+    for (endpoint, resolved) in snapshot.endpoints.iter().zip(&entries.endpoints) {
+        let Some(port) = &endpoint.port else { continue };
+        let Some(&bridge) = bridge_of.get(&port.ifindex) else {
+            continue;
+        };
+        let mut leave_out = |reason: String| {
+            state.left_out.push(LeftOut {
+                container: endpoint.container.clone(),
+                reason,
+            });
+        };
+        if endpoint.addresses.len() > MAX_ADDRESSES {
+            leave_out(format!(
+                "{} addresses, at most {MAX_ADDRESSES} are supported",
+                endpoint.addresses.len()
+            ));
+            continue;
+        }
+        let Some(slot) = slots.slot(port.ifindex) else {
+            leave_out(format!(
+                "all {} port numbers of the mark are in use",
+                layout.slots()
+            ));
+            continue;
+        };
+        let mut entry = interface(InterfaceKind::Port);
+        if resolved.party.kind == PartyKind::Covered {
+            entry.flags |= COVERED;
+        }
+        if covered_bridges.contains(&bridge) {
+            entry.flags |= VALIDATE;
+        }
+        match endpoint.mac {
+            Some(mac) => entry.mac = Mac::new(mac),
+            None => entry.flags |= ANY_MAC,
+        }
+        entry.identity = resolved.party.identity;
+        entry.instance = resolved.party.instance;
+        entry.bridge = bridge;
+        entry.mark = layout.of_slot(slot);
+        for (place, address) in entry.addresses.iter_mut().zip(&endpoint.addresses) {
+            *place = self::address(*address);
+            entry.address_count += 1;
+        }
+        for own in &endpoint.addresses {
+            let destination = Destination {
+                kind: DestinationKind::Endpoint as u32,
+                ifindex: port.ifindex,
+            };
+            state.destinations.insert((self::address(*own), 128), destination);
+        }
+        state.interfaces.insert(port.ifindex, entry);
+        state.slots.insert(slot, port.ifindex);
+    }
+    // Last: an address that the host has itself never stands for a container.
+    for own in &snapshot.host_addresses {
+        let destination = Destination {
+            kind: DestinationKind::Host as u32,
+            ifindex: 0,
+        };
+        state.destinations.insert((address(*own), 128), destination);
+    }
+    state
+}
+
+/// The kernel's form of an address.
+#[must_use]
+pub fn address(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(address) => Address::from_ipv4(address.octets()),
+        IpAddr::V6(address) => Address::new(address.octets()),
+    }
+}
+
+fn prefix(net: &IpNet) -> (Address, u8) {
+    match net.trunc() {
+        IpNet::V4(net) => (address(IpAddr::V4(net.addr())), net.prefix_len() + 96),
+        IpNet::V6(net) => (address(IpAddr::V6(net.addr())), net.prefix_len()),
+    }
+}
+
+const fn interface(kind: InterfaceKind) -> Interface {
+    Interface {
+        kind: kind as u8,
+        flags: 0,
+        _pad: [0; 6],
+        mac: Mac::new([0; 6]),
+        identity: 0,
+        instance: 0,
+        bridge: 0,
+        mark: 0,
+        address_count: 0,
+        _pad2: 0,
+        addresses: [Address::UNSPECIFIED; MAX_ADDRESSES],
+    }
+}
+
+#[cfg(test)]
+mod tests;

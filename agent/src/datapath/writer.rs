@@ -1,0 +1,525 @@
+//! Brings the kernel to a desired state, in an order in which every moment is either the old state, the new one, or
+//! stricter than both.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use agent_common::{
+    config::{Config, DEFAULT_MARK_MASK, MarkLayout, Timeouts},
+    endpoint::{Destination, Interface},
+    flow::{FlowEntry, FlowKey},
+    packet::Address,
+    policy::{AddressKey, PolicyTable, RuleKey, SubjectKey, prefix_words},
+};
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData, MapError, RingBuf, lpm_trie::Key},
+};
+use aya_log::EbpfLogger;
+
+use super::{
+    attach::{AttachError, Attachments, Via},
+    counters::{CounterError, Counters},
+    kernel::{self, KernelError},
+    loader::{self, LoadError},
+    maps::{self, Maps, TakeError},
+    pins::{PinError, Pins},
+    plan::{self, HostState, LeftOut, Slots},
+};
+use crate::{inventory::snapshot::Snapshot, policy::entries::Entries};
+
+/// How the datapath is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub pin_dir: PathBuf,
+    /// The bits of `skb->mark` that belong to the agent.
+    pub mark_mask: u32,
+    pub timeouts: Timeouts,
+    /// Overrides the choice by kernel version.
+    pub via: Option<Via>,
+    /// Whether the programs log what they do.
+    pub diagnostics: bool,
+}
+
+impl Options {
+    #[must_use]
+    pub fn new(pin_dir: PathBuf) -> Self {
+        Self {
+            pin_dir,
+            mark_mask: DEFAULT_MARK_MASK,
+            timeouts: Timeouts::DEFAULT,
+            via: None,
+            diagnostics: false,
+        }
+    }
+}
+
+/// The kernel side did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Take(#[from] TakeError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error(transparent)]
+    Counters(#[from] CounterError),
+    #[error("mark mask `{mask:#x}` is not at least 8 contiguous bits")]
+    Mark { mask: u32 },
+    #[error("failed to write map `{map}`")]
+    Write { map: &'static str, source: MapError },
+    #[error("{what} need {needed} entries in map `{map}`, which has room for {room}")]
+    Full {
+        what: &'static str,
+        map: &'static str,
+        needed: usize,
+        room: usize,
+    },
+}
+
+/// Seconds in which a repeated denial is not a new attempt.
+const ATTEMPT_WINDOW: u32 = 30;
+
+/// The programs, links and maps of one agent.
+pub struct Datapath {
+    ebpf: Ebpf,
+    maps: Maps,
+    attachments: Attachments,
+    pins: Pins,
+    layout: MarkLayout,
+    slots: Slots,
+    config: Config,
+    host: HostState,
+    entries: Option<Entries>,
+}
+
+impl std::fmt::Debug for Datapath {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Datapath")
+            .field("revision", &self.config.revision)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Datapath {
+    /// Loads the programs onto what an earlier agent pinned, or onto new maps. Nothing is attached yet.
+    pub fn open(options: &Options) -> Result<Self, DatapathError> {
+        let layout = MarkLayout::new(options.mark_mask).ok_or(DatapathError::Mark {
+            mask: options.mark_mask,
+        })?;
+        let via = options
+            .via
+            .map_or_else(kernel::probe, |via| kernel::probe().map(|_| via))?;
+        let pins = Pins::new(&options.pin_dir);
+        pins.create()?;
+        let mut ebpf = loader::load(&pins, options.diagnostics)?;
+        let maps = Maps::take(&mut ebpf, &pins)?;
+        let revision = maps.config.get(&0, 0).map_or(0, |config| config.revision);
+        let config = Config {
+            revision,
+            mark_mask: options.mark_mask,
+            strictest_mode: 0,
+            _pad: [0; 3],
+            timeouts: options.timeouts,
+            attempt_window: ATTEMPT_WINDOW,
+        };
+        let host = adopted_host(&maps);
+        let slots = Slots::new(layout, &host.slots);
+        let attachments = Attachments::new(via, pins.clone());
+        let mut datapath = Self {
+            ebpf,
+            maps,
+            attachments,
+            pins,
+            layout,
+            slots,
+            config,
+            host,
+            entries: None,
+        };
+        // Before any program runs: without settings every packet is dropped.
+        datapath.write_config()?;
+        Ok(datapath)
+    }
+
+    #[must_use]
+    pub fn via(&self) -> Via {
+        self.attachments.via()
+    }
+
+    #[must_use]
+    pub fn revision(&self) -> u32 {
+        self.config.revision
+    }
+
+    #[must_use]
+    pub fn is_attached(&self, ifindex: u32) -> bool {
+        self.attachments.is_attached(ifindex)
+    }
+
+    /// Whether the endpoint behind a port is known to the kernel.
+    #[must_use]
+    pub fn is_ready(&self, ifindex: u32) -> bool {
+        self.host.interfaces.contains_key(&ifindex)
+    }
+
+    /// Endpoints that could not be made ready.
+    #[must_use]
+    pub fn left_out(&self) -> &[LeftOut] {
+        &self.host.left_out
+    }
+
+    /// The stream of denied attempts; once.
+    pub fn take_events(&mut self) -> Result<RingBuf<MapData>, DatapathError> {
+        Ok(maps::take_events(&mut self.ebpf)?)
+    }
+
+    /// What the programs log; once, and only with `Options::diagnostics`.
+    pub fn take_diagnostics(&mut self) -> Option<EbpfLogger<&'static dyn log::Log>> {
+        loader::diagnostics(&mut self.ebpf)
+    }
+
+    /// A reader of the counters, independent of this value.
+    pub fn counters(&self) -> Result<Counters, DatapathError> {
+        Ok(Counters::open(&self.pins)?)
+    }
+
+    /// Instructions that the verifier walked through, by program.
+    pub fn verified_instructions(&mut self) -> Result<Vec<(&'static str, u32)>, DatapathError> {
+        Ok(loader::verified_instructions(&mut self.ebpf)?)
+    }
+
+    /// Puts the programs onto every port of a watched bridge; what is not known of it yet is denied from then on.
+    /// One port that fails does not keep the others from being attached; its error is returned.
+    pub fn attach(&mut self, snapshot: &Snapshot) -> Vec<AttachError> {
+        let ports: BTreeSet<u32> = snapshot.ports.iter().map(|port| port.interface.ifindex).collect();
+        self.attachments.retain(&ports);
+        let mut errors = Vec::new();
+        for port in &snapshot.ports {
+            if !self.attachments.is_attached(port.interface.ifindex) {
+                errors.extend(self.attachments.attach(&mut self.ebpf, &port.interface).err());
+            }
+        }
+        errors.extend(self.attachments.sweep(&ports).err());
+        errors
+    }
+
+    /// Brings maps to the state that a snapshot and its resolved policy call for.
+    ///
+    /// Returns whether the revision moved. On an error the entries in force stay in force.
+    pub fn apply(&mut self, snapshot: &Snapshot, entries: &Entries) -> Result<bool, DatapathError> {
+        let desired = plan::host_state(snapshot, entries, self.layout, &mut self.slots);
+        self.check_room(&desired, entries)?;
+        let moved = self
+            .entries
+            .as_ref()
+            .is_none_or(|current| !same_entries(current, entries));
+        // What changes sides is unknown, and so denied, from before the policy moves until after it has.
+        let unsettled: Vec<u32> = self
+            .host
+            .interfaces
+            .iter()
+            .filter(|(ifindex, current)| {
+                desired
+                    .interfaces
+                    .get(ifindex)
+                    .is_none_or(|new| !same_party(current, new))
+            })
+            .map(|(&ifindex, _)| ifindex)
+            .collect();
+        for ifindex in unsettled {
+            remove(&mut self.maps.interfaces, &ifindex).map_err(write_error("INTERFACES"))?;
+            self.host.interfaces.remove(&ifindex);
+        }
+        if moved {
+            self.swap(entries)?;
+        }
+        self.write_host(desired)?;
+        self.entries = Some(entries.clone());
+        Ok(moved)
+    }
+
+    /// Removes flows that have expired. Their entries count for nothing in the kernel any more; this frees the room.
+    pub fn collect_flows(&mut self, now: u64) -> Result<usize, DatapathError> {
+        let timeouts = self.config.timeouts;
+        let opening =
+            collect(&mut self.maps.flows_opening, now, &timeouts).map_err(write_error("FLOWS_OPENING"))?;
+        let established = collect(&mut self.maps.flows, now, &timeouts).map_err(write_error("FLOWS"))?;
+        Ok(opening + established)
+    }
+
+    fn check_room(&self, desired: &HostState, entries: &Entries) -> Result<(), DatapathError> {
+        let room = &self.maps.capacities;
+        // Two revisions lie side by side during a swap.
+        let old = self.entries.as_ref();
+        let needs = [
+            (
+                "interfaces",
+                "INTERFACES",
+                desired.interfaces.len(),
+                room.interfaces,
+            ),
+            (
+                "addresses",
+                "DESTINATIONS",
+                desired.destinations.len(),
+                room.destinations,
+            ),
+            (
+                "services",
+                "SUBJECTS",
+                entries.subjects.len() + old.map_or(0, |old| old.subjects.len()),
+                room.subjects,
+            ),
+            (
+                "rules",
+                "RULES",
+                entries.rules.len() + old.map_or(0, |old| old.rules.len()),
+                room.rules,
+            ),
+            (
+                "CIDRs",
+                "ADDRESSES",
+                entries.addresses.len() + old.map_or(0, |old| old.addresses.len()),
+                room.addresses,
+            ),
+        ];
+        for (what, map, needed, room) in needs {
+            if needed > room {
+                return Err(DatapathError::Full {
+                    what,
+                    map,
+                    needed,
+                    room,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the entries under a new revision, moves every packet over to it with one write, removes the old ones.
+    fn swap(&mut self, entries: &Entries) -> Result<(), DatapathError> {
+        let old = self.config.revision;
+        let revision = old.checked_add(1).unwrap_or(1);
+        // Leftovers of a swap that was cut short would be in force at once.
+        self.remove_revision(revision)?;
+        self.write_revision(revision, entries)?;
+        self.config.revision = revision;
+        self.config.strictest_mode = entries.strictest_mode() as u8;
+        if let Err(error) = self.write_config() {
+            self.config.revision = old;
+            return Err(error);
+        }
+        // Packets that read the old number are through in microseconds.
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        self.remove_revision(old)
+    }
+
+    fn write_revision(&mut self, revision: u32, entries: &Entries) -> Result<(), DatapathError> {
+        for (&identity, subject) in &entries.subjects {
+            let key = SubjectKey { revision, identity };
+            self.maps
+                .subjects
+                .insert(key, subject, 0)
+                .map_err(write_error("SUBJECTS"))?;
+        }
+        for (entry, &class) in &entries.addresses {
+            let address = prefix_words(&Address::new(entry.address));
+            let key = AddressKey {
+                revision,
+                subject: entry.subject,
+                scope: entry.scope as u32,
+                address,
+            };
+            let key = Key::new(AddressKey::PREFIX_BASE + u32::from(entry.prefix), key);
+            self.maps
+                .addresses
+                .insert(&key, class, 0)
+                .map_err(write_error("ADDRESSES"))?;
+        }
+        for (entry, rule) in &entries.rules {
+            let key = RuleKey {
+                revision,
+                subject: entry.subject,
+                peer: entry.peer,
+                direction: entry.direction as u8,
+                protocol: entry.protocol,
+                port_be: entry.port.to_be(),
+            };
+            let key = Key::new(RuleKey::PREFIX_BASE + u32::from(entry.prefix), key);
+            self.maps
+                .rules
+                .insert(&key, rule, 0)
+                .map_err(write_error("RULES"))?;
+        }
+        Ok(())
+    }
+
+    fn remove_revision(&mut self, revision: u32) -> Result<(), DatapathError> {
+        let subjects: Vec<SubjectKey> = self
+            .maps
+            .subjects
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| key.revision == revision)
+            .collect();
+        for key in subjects {
+            remove(&mut self.maps.subjects, &key).map_err(write_error("SUBJECTS"))?;
+        }
+        let addresses: Vec<Key<AddressKey>> = self
+            .maps
+            .addresses
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| { key.data() }.revision == revision)
+            .collect();
+        for key in addresses {
+            absent_is_fine(self.maps.addresses.remove(&key)).map_err(write_error("ADDRESSES"))?;
+        }
+        let rules: Vec<Key<RuleKey>> = self
+            .maps
+            .rules
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| { key.data() }.revision == revision)
+            .collect();
+        for key in rules {
+            absent_is_fine(self.maps.rules.remove(&key)).map_err(write_error("RULES"))?;
+        }
+        Ok(())
+    }
+
+    fn write_config(&mut self) -> Result<(), DatapathError> {
+        self.maps
+            .config
+            .set(0, self.config, 0)
+            .map_err(write_error("CONFIG"))
+    }
+
+    /// Addresses and slots first, so that a port is ready only when all of it is known.
+    fn write_host(&mut self, desired: HostState) -> Result<(), DatapathError> {
+        for (&(address, prefix), destination) in &desired.destinations {
+            if self.host.destinations.get(&(address, prefix)) != Some(destination) {
+                let key = Key::new(u32::from(prefix), prefix_words(&address));
+                self.maps
+                    .destinations
+                    .insert(&key, destination, 0)
+                    .map_err(write_error("DESTINATIONS"))?;
+            }
+        }
+        for &(address, prefix) in self.host.destinations.keys() {
+            if !desired.destinations.contains_key(&(address, prefix)) {
+                let key = Key::new(u32::from(prefix), prefix_words(&address));
+                absent_is_fine(self.maps.destinations.remove(&key)).map_err(write_error("DESTINATIONS"))?;
+            }
+        }
+        for &slot in self.host.slots.keys() {
+            if !desired.slots.contains_key(&slot) {
+                self.maps.slots.set(slot, 0, 0).map_err(write_error("SLOTS"))?;
+            }
+        }
+        for (&slot, &ifindex) in &desired.slots {
+            if self.host.slots.get(&slot) != Some(&ifindex) {
+                self.maps
+                    .slots
+                    .set(slot, ifindex, 0)
+                    .map_err(write_error("SLOTS"))?;
+            }
+        }
+        for (&ifindex, interface) in &desired.interfaces {
+            if self.host.interfaces.get(&ifindex) != Some(interface) {
+                self.maps
+                    .interfaces
+                    .insert(ifindex, interface, 0)
+                    .map_err(write_error("INTERFACES"))?;
+            }
+        }
+        self.host = desired;
+        Ok(())
+    }
+}
+
+/// What an earlier agent wrote, so that the first plan is the difference to it.
+fn adopted_host(maps: &Maps) -> HostState {
+    let mut host = HostState {
+        interfaces: maps.interfaces.iter().filter_map(Result::ok).collect(),
+        ..HostState::default()
+    };
+    for slot in 0..maps.slots.len() {
+        if let Ok(ifindex) = maps.slots.get(&slot, 0)
+            && ifindex != 0
+        {
+            host.slots.insert(slot, ifindex);
+        }
+    }
+    for (key, destination) in maps.destinations.iter().filter_map(Result::ok) {
+        let destination: Destination = destination;
+        let [a, b, c, d] = { key.data() };
+        let words = [
+            u128::from(u32::from_be(a)),
+            u128::from(u32::from_be(b)),
+            u128::from(u32::from_be(c)),
+            u128::from(u32::from_be(d)),
+        ];
+        let value = (words[0] << 96) | (words[1] << 64) | (words[2] << 32) | words[3];
+        let prefix = u8::try_from(key.prefix_len()).unwrap_or(128);
+        host.destinations
+            .insert((Address::new(value.to_be_bytes()), prefix), destination);
+    }
+    host
+}
+
+fn same_party(current: &Interface, new: &Interface) -> bool {
+    let flags = agent_common::endpoint::COVERED;
+    current.kind == new.kind
+        && current.identity == new.identity
+        && current.instance == new.instance
+        && current.flags & flags == new.flags & flags
+}
+
+/// Whether two resolutions come to the same kernel entries; names and endpoints do not count.
+fn same_entries(current: &Entries, new: &Entries) -> bool {
+    current.subjects == new.subjects
+        && current.rules == new.rules
+        && current.addresses == new.addresses
+        && current.strictest_mode == new.strictest_mode
+        && current.origins == new.origins
+}
+
+fn collect(
+    flows: &mut HashMap<MapData, FlowKey, FlowEntry>,
+    now: u64,
+    timeouts: &Timeouts,
+) -> Result<usize, MapError> {
+    let expired: Vec<FlowKey> = flows
+        .iter()
+        .filter_map(Result::ok)
+        .filter(|(key, entry)| entry.is_expired(key.protocol, now, timeouts))
+        .map(|(key, _)| key)
+        .collect();
+    for key in &expired {
+        remove(flows, key)?;
+    }
+    Ok(expired.len())
+}
+
+fn remove<K: aya::Pod, V: aya::Pod>(map: &mut HashMap<MapData, K, V>, key: &K) -> Result<(), MapError> {
+    absent_is_fine(map.remove(key))
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn write_error(map: &'static str) -> impl Fn(MapError) -> DatapathError {
+    move |source| DatapathError::Write { map, source }
+}
