@@ -2,5 +2,6 @@
 
 pub mod cli;
 pub mod datapath;
+pub mod diagnostics;
 pub mod inventory;
 pub mod policy;
