@@ -1,5 +1,8 @@
 //! The command line: one file per command, each with its arguments and a `run` that returns the exit code.
 
+mod output;
+mod policy;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -13,10 +16,14 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Policy(policy::Arguments),
+}
 
 /// Runs the command that the arguments name.
 #[must_use]
 pub fn run(cli: &Cli) -> ExitCode {
-    match cli.command {}
+    match &cli.command {
+        Command::Policy(arguments) => policy::run(arguments),
+    }
 }

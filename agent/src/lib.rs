@@ -5,3 +5,4 @@ pub mod datapath;
 pub mod diagnostics;
 pub mod inventory;
 pub mod policy;
+pub mod sources;

@@ -56,10 +56,12 @@ fn pick<'p, T>(
 pub fn effective<'p>(policy: &'p Policy, service: &'p Service) -> Effective<'p> {
     let profile = policy.profile.as_deref();
     let overlay = profile.and_then(|name| Some((name, &service.overlays.get(name)?.layer)));
-    let in_profile = service.only_in.as_ref().is_none_or(|only_in| {
-        profile.is_some_and(|profile| only_in.contains(profile))
-    });
-    let severity = pick(service, overlay, |layer| layer.severity).map_or(Severity::Warning, |(value, _)| value);
+    let in_profile = service
+        .only_in
+        .as_ref()
+        .is_none_or(|only_in| profile.is_some_and(|profile| only_in.contains(profile)));
+    let severity =
+        pick(service, overlay, |layer| layer.severity).map_or(Severity::Warning, |(value, _)| value);
     let mode = pick(service, overlay, |layer| layer.mode).map_or(policy.mode, |(value, _)| value);
     let exposure = pick(service, overlay, |layer| layer.exposure);
     let from = pick(service, overlay, |layer| layer.from.as_deref());
@@ -98,8 +100,17 @@ pub fn effective<'p>(policy: &'p Policy, service: &'p Service) -> Effective<'p> 
         entries
             .iter()
             .enumerate()
-            .map(|(index, entry)| EffectiveEgress { entry, path: format!("{prefix}egress[{index}]") })
+            .map(|(index, entry)| EffectiveEgress {
+                entry,
+                path: format!("{prefix}egress[{index}]"),
+            })
             .collect()
     });
-    Effective { in_profile, severity, mode, ports, egress }
+    Effective {
+        in_profile,
+        severity,
+        mode,
+        ports,
+        egress,
+    }
 }

@@ -19,7 +19,11 @@ impl PolicySet {
     /// `file:line` of a place.
     #[must_use]
     pub fn at(&self, mark: Mark) -> String {
-        format!("{}:{}", self.files.get(mark.source).map_or("", String::as_str), mark.line)
+        format!(
+            "{}:{}",
+            self.files.get(mark.source).map_or("", String::as_str),
+            mark.line
+        )
     }
 }
 
@@ -38,6 +42,18 @@ pub struct Policy {
     pub services: BTreeMap<String, Service>,
     /// The line of `services`.
     pub services_mark: Mark,
+}
+
+impl Policy {
+    /// Every peer that the policy names, under whatever profile.
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.services
+            .values()
+            .flat_map(|service| {
+                std::iter::once(&service.base).chain(service.overlays.values().map(|overlay| &overlay.layer))
+            })
+            .flat_map(Layer::peers)
+    }
 }
 
 /// What a policy applies to.
@@ -93,6 +109,19 @@ pub struct Layer {
     pub mode: Option<Mode>,
 }
 
+impl Layer {
+    fn peers(&self) -> impl Iterator<Item = &Peer> {
+        let from = self.from.iter().flatten();
+        let of_ports = self
+            .ports
+            .iter()
+            .flatten()
+            .flat_map(|entry| entry.from.iter().flatten());
+        let egress = self.egress.iter().flatten().map(|entry| &entry.to);
+        from.chain(of_ports).map(|(peer, _)| peer).chain(egress)
+    }
+}
+
 /// Who reaches a port without being in `from`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Exposure {
@@ -146,5 +175,8 @@ pub enum Peer {
     Group(String),
     Network(IpNet),
     /// Containers by their labels, covered or not.
-    Labelled { project: Glob, service: Glob },
+    Labelled {
+        project: Glob,
+        service: Glob,
+    },
 }

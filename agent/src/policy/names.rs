@@ -6,7 +6,9 @@ pub(super) const RESERVED: [&str; 4] = ["host", "world", "dns", "any"];
 /// Whether the name could be a compose service: letters, digits, `.`, `_` and `-`, not first of all a sign.
 pub(super) fn is_plain(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && name.chars().all(|each| each.is_ascii_alphanumeric() || matches!(each, '.' | '_' | '-'))
+        && name
+            .chars()
+            .all(|each| each.is_ascii_alphanumeric() || matches!(each, '.' | '_' | '-'))
 }
 
 /// The candidate that was probably meant, if one is near enough to say so.
@@ -49,7 +51,11 @@ pub(super) fn hint<'a>(wanted: &str, candidates: &[&'a str], what: &str) -> Opti
     if candidates.is_empty() {
         return None;
     }
-    let list = candidates.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let list = candidates
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ");
     Some(format!("{what}: {list}"))
 }
 

@@ -45,27 +45,38 @@ pub(super) fn looks_like_network(text: &str) -> bool {
 
 /// Reads a range, or a single address as the range of that address.
 pub fn parse(text: &str) -> Result<IpNet, NetworkError> {
-    let syntax = |_error| NetworkError::Syntax { text: text.to_owned() };
+    let syntax = |_error| NetworkError::Syntax {
+        text: text.to_owned(),
+    };
     let written: IpNet = if text.contains('/') {
         text.parse().map_err(syntax)?
     } else {
         let address: IpAddr = text.parse().map_err(|_error: std::net::AddrParseError| {
             // The standard library's error says less than ours.
-            NetworkError::Syntax { text: text.to_owned() }
+            NetworkError::Syntax {
+                text: text.to_owned(),
+            }
         })?;
         IpNet::from(address)
     };
     if written.trunc() != written {
-        return Err(NetworkError::HostBits { text: text.to_owned(), network: written.trunc() });
+        return Err(NetworkError::HostBits {
+            text: text.to_owned(),
+            network: written.trunc(),
+        });
     }
     if let IpNet::V6(network) = written
         && network.prefix_len() >= 96
         && network.network().to_ipv4_mapped().is_some()
     {
-        return Err(NetworkError::Mapped { text: text.to_owned() });
+        return Err(NetworkError::Mapped {
+            text: text.to_owned(),
+        });
     }
     if is_impossible(written) {
-        return Err(NetworkError::Impossible { text: text.to_owned() });
+        return Err(NetworkError::Impossible {
+            text: text.to_owned(),
+        });
     }
     Ok(written)
 }
@@ -74,7 +85,11 @@ pub fn parse(text: &str) -> Result<IpNet, NetworkError> {
 fn is_impossible(network: IpNet) -> bool {
     match network {
         IpNet::V4(network) => {
-            let length = if network.network().octets()[0] >= 224 { 3 } else { 8 };
+            let length = if network.network().octets()[0] >= 224 {
+                3
+            } else {
+                8
+            };
             network.prefix_len() >= length && is_impossible_source(&from_ipv4(network.network().octets()))
         }
         IpNet::V6(network) => {
@@ -109,18 +124,54 @@ mod tests {
 
     #[test]
     fn what_can_be_written() {
-        for text in ["192.0.2.0/24", "0.0.0.0/0", "::/0", "2001:db8::/32", "192.0.2.7/32", "128.0.0.0/1"] {
+        for text in [
+            "192.0.2.0/24",
+            "0.0.0.0/0",
+            "::/0",
+            "2001:db8::/32",
+            "192.0.2.7/32",
+            "128.0.0.0/1",
+        ] {
             assert_eq!(parse(text).unwrap().to_string(), text);
         }
         assert_eq!(parse("192.0.2.7").unwrap().to_string(), "192.0.2.7/32");
-        assert!(matches!(parse("192.0.2.1/24"), Err(NetworkError::HostBits { .. })));
-        assert!(matches!(parse("2001:db8::1/32"), Err(NetworkError::HostBits { .. })));
-        assert!(matches!(parse("::ffff:192.0.2.0/120"), Err(NetworkError::Mapped { .. })));
-        for text in ["192.0.2.0/33", "300.0.0.0/8", "192.0.2/24", "2001:db8::/129", "a/b", "/", "1.2.3.4/"] {
+        assert!(matches!(
+            parse("192.0.2.1/24"),
+            Err(NetworkError::HostBits { .. })
+        ));
+        assert!(matches!(
+            parse("2001:db8::1/32"),
+            Err(NetworkError::HostBits { .. })
+        ));
+        assert!(matches!(
+            parse("::ffff:192.0.2.0/120"),
+            Err(NetworkError::Mapped { .. })
+        ));
+        for text in [
+            "192.0.2.0/33",
+            "300.0.0.0/8",
+            "192.0.2/24",
+            "2001:db8::/129",
+            "a/b",
+            "/",
+            "1.2.3.4/",
+        ] {
             assert!(matches!(parse(text), Err(NetworkError::Syntax { .. })), "{text}");
         }
-        for text in ["127.0.0.0/8", "127.0.0.1", "224.0.0.0/4", "240.0.0.0/4", "0.0.0.0/8", "::1", "::", "ff00::/8"] {
-            assert!(matches!(parse(text), Err(NetworkError::Impossible { .. })), "{text}");
+        for text in [
+            "127.0.0.0/8",
+            "127.0.0.1",
+            "224.0.0.0/4",
+            "240.0.0.0/4",
+            "0.0.0.0/8",
+            "::1",
+            "::",
+            "ff00::/8",
+        ] {
+            assert!(
+                matches!(parse(text), Err(NetworkError::Impossible { .. })),
+                "{text}"
+            );
         }
     }
 }

@@ -12,7 +12,11 @@ pub enum Ports {
     /// Every port of TCP and UDP.
     Any,
     /// One port or a range.
-    Range { protocol: Protocol, first: u16, last: u16 },
+    Range {
+        protocol: Protocol,
+        first: u16,
+        last: u16,
+    },
 }
 
 /// How narrowly ports are named: exact beats range beats `any`.
@@ -42,7 +46,9 @@ impl PortError {
         match self {
             Self::NoProtocol { text } => format!("write `{text}/tcp` or `{text}/udp`"),
             Self::Protocol { .. } => "the protocols are `tcp` and `udp`".to_owned(),
-            Self::Number { .. } => "ports are written `8000/tcp`, `8000-8010/tcp`, `53/udp` or `any`".to_owned(),
+            Self::Number { .. } => {
+                "ports are written `8000/tcp`, `8000-8010/tcp`, `53/udp` or `any`".to_owned()
+            }
             Self::Backwards { .. } => "write the lower port first".to_owned(),
         }
     }
@@ -54,7 +60,9 @@ impl Ports {
         if text == "any" {
             return Ok(Self::Any);
         }
-        let bad_number = || PortError::Number { text: text.to_owned() };
+        let bad_number = || PortError::Number {
+            text: text.to_owned(),
+        };
         let number = |digits: &str| {
             let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
             let port = digits.parse::<u16>().ok().filter(|&port| plain && port != 0);
@@ -67,20 +75,31 @@ impl Ports {
         };
         let Some((numbers, protocol)) = text.split_once('/') else {
             range(text)?;
-            return Err(PortError::NoProtocol { text: text.to_owned() });
+            return Err(PortError::NoProtocol {
+                text: text.to_owned(),
+            });
         };
         let (first, last) = range(numbers)?;
         let protocol = match protocol {
             "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,
             other => {
-                return Err(PortError::Protocol { text: text.to_owned(), protocol: other.to_owned() });
+                return Err(PortError::Protocol {
+                    text: text.to_owned(),
+                    protocol: other.to_owned(),
+                });
             }
         };
         if last < first {
-            return Err(PortError::Backwards { text: text.to_owned() });
+            return Err(PortError::Backwards {
+                text: text.to_owned(),
+            });
         }
-        Ok(Self::Range { protocol, first, last })
+        Ok(Self::Range {
+            protocol,
+            first,
+            last,
+        })
     }
 
     /// How narrow the entry is.
@@ -98,14 +117,19 @@ impl Ports {
     pub fn interval(self, wanted: Protocol) -> Option<(u16, u16)> {
         match self {
             Self::Any => Some((0, u16::MAX)),
-            Self::Range { protocol, first, last } => (protocol == wanted).then_some((first, last)),
+            Self::Range {
+                protocol,
+                first,
+                last,
+            } => (protocol == wanted).then_some((first, last)),
         }
     }
 
     /// Whether the entry names the port.
     #[must_use]
     pub fn contains(self, protocol: Protocol, port: u16) -> bool {
-        self.interval(protocol).is_some_and(|(first, last)| (first..=last).contains(&port))
+        self.interval(protocol)
+            .is_some_and(|(first, last)| (first..=last).contains(&port))
     }
 
     /// Whether two entries of the same width name a common port.
@@ -127,10 +151,18 @@ impl fmt::Display for Ports {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Any => formatter.write_str("any"),
-            Self::Range { protocol, first, last } if first == last => {
+            Self::Range {
+                protocol,
+                first,
+                last,
+            } if first == last => {
                 write!(formatter, "{first}/{}", protocol_name(*protocol))
             }
-            Self::Range { protocol, first, last } => {
+            Self::Range {
+                protocol,
+                first,
+                last,
+            } => {
                 write!(formatter, "{first}-{last}/{}", protocol_name(*protocol))
             }
         }
@@ -184,9 +216,7 @@ mod tests {
     fn covers(prefixes: &[(u16, u8)], port: u16) -> usize {
         prefixes
             .iter()
-            .filter(|&&(base, length)| {
-                length == 0 || (port ^ base).leading_zeros() >= u32::from(length)
-            })
+            .filter(|&&(base, length)| length == 0 || (port ^ base).leading_zeros() >= u32::from(length))
             .count()
     }
 
@@ -195,7 +225,22 @@ mod tests {
         for text in ["8000/tcp", "8000-8010/tcp", "53/udp", "any", "1-65535/udp"] {
             assert_eq!(Ports::parse(text).unwrap().to_string(), text);
         }
-        for text in ["", "/tcp", "0/tcp", "65536/tcp", "080/tcp", "80/", "80/sctp", "80", "80/TCP", "9-8/tcp", "-/udp", "1-/udp", "+1/tcp", "1-2-3/tcp"] {
+        for text in [
+            "",
+            "/tcp",
+            "0/tcp",
+            "65536/tcp",
+            "080/tcp",
+            "80/",
+            "80/sctp",
+            "80",
+            "80/TCP",
+            "9-8/tcp",
+            "-/udp",
+            "1-/udp",
+            "+1/tcp",
+            "1-2-3/tcp",
+        ] {
             assert!(Ports::parse(text).is_err(), "{text}");
         }
     }

@@ -39,7 +39,10 @@ fn common_target(earlier: &Policy, policy: &Policy, report: &mut Report<'_>) {
             "policies `{}` and `{}` can apply to the same {what}: `{left}` and `{right}`",
             earlier.name, policy.name
         );
-        let hint = format!("the other one stands at {}; make one of them narrower", report.at(earlier.target_mark));
+        let hint = format!(
+            "the other one stands at {}; make one of them narrower",
+            report.at(earlier.target_mark)
+        );
         report.add(Code::GlobOverlap, policy.target_mark, message, Some(hint));
     }
 }
@@ -47,15 +50,23 @@ fn common_target(earlier: &Policy, policy: &Policy, report: &mut Report<'_>) {
 /// A service that says who may reach it, but not where.
 fn nothing_open(policy: &Policy, report: &mut Report<'_>) {
     for (name, service) in &policy.services {
-        let layers = || std::iter::once(&service.base).chain(service.overlays.values().map(|each| &each.layer));
+        let layers =
+            || std::iter::once(&service.base).chain(service.overlays.values().map(|each| &each.layer));
         let named = layers().any(|layer| {
             layer.from.as_ref().is_some_and(|from| !from.is_empty())
-                || layer.exposure.is_some_and(|(exposure, _)| exposure != Default::default())
+                || layer
+                    .exposure
+                    .is_some_and(|(exposure, _)| exposure != Default::default())
         });
         let has_ports = layers().any(|layer| layer.ports.as_ref().is_some_and(|ports| !ports.is_empty()));
         if named && !has_ports {
             let message = format!("service `{name}` names peers but no `ports`: nothing reaches it");
-            report.add(Code::NothingOpen, service.mark, message, Some("add `ports: [...]`".to_owned()));
+            report.add(
+                Code::NothingOpen,
+                service.mark,
+                message,
+                Some("add `ports: [...]`".to_owned()),
+            );
         }
     }
 }
@@ -80,7 +91,12 @@ fn profiles(policies: &[Policy], profile: Option<&str>, report: &mut Report<'_>)
         && !used.contains_key(profile)
     {
         let message = format!("no loaded policy uses a profile `{profile}`");
-        report.add_whole(Code::UnknownProfile, "--profile", message, names::hint(profile, &known, "profiles are"));
+        report.add_whole(
+            Code::UnknownProfile,
+            "--profile",
+            message,
+            names::hint(profile, &known, "profiles are"),
+        );
     }
     for policy in policies {
         for service in policy.services.values() {
@@ -107,8 +123,9 @@ fn never_in_profile(policies: &[Policy], report: &mut Report<'_>) {
             let Some(only_in) = &service.only_in else { continue };
             for (name, overlay) in &service.overlays {
                 if !only_in.contains(name) {
-                    let message =
-                        format!("service `{service_name}` does not exist in profile `{name}`: see its `only_in`");
+                    let message = format!(
+                        "service `{service_name}` does not exist in profile `{name}`: see its `only_in`"
+                    );
                     report.add(Code::NeverInProfile, overlay.mark, message, None);
                 }
             }

@@ -11,7 +11,7 @@ use super::{
     super::{
         effective::effective,
         entries::ResolvedEndpoint,
-        model::{Layer, Peer, Policy, PolicySet, Select, Service, Target},
+        model::{Peer, Policy, PolicySet, Select, Service, Target},
     },
     ResolveError,
 };
@@ -96,7 +96,11 @@ impl<'p> Population<'p> {
         let mut known: BTreeMap<String, usize> = BTreeMap::new();
         let mut places = Vec::with_capacity(snapshot.endpoints.len());
         for endpoint in &snapshot.endpoints {
-            let Some(policy) = policies.policies.iter().find(|policy| applies_to(policy, endpoint)) else {
+            let Some(policy) = policies
+                .policies
+                .iter()
+                .find(|policy| applies_to(policy, endpoint))
+            else {
                 places.push(None);
                 continue;
             };
@@ -111,7 +115,13 @@ impl<'p> Population<'p> {
             let index = self.instances.len();
             let number = registry.instance(&key)?;
             let policy_number = registry.policy(&policy.name)?;
-            self.instances.push(Instance { policy, policy_number, name, key: key.clone(), number });
+            self.instances.push(Instance {
+                policy,
+                policy_number,
+                name,
+                key: key.clone(),
+                number,
+            });
             known.insert(key, index);
             places.push(Some(index));
         }
@@ -124,7 +134,8 @@ impl<'p> Population<'p> {
             for (name, service) in &instance.policy.services {
                 let identity = registry.identity(&instance.key, name)?;
                 let effective = effective(instance.policy, service);
-                let by_label = service.select.is_none() && matches!(instance.policy.target, Target::Project(_));
+                let by_label =
+                    service.select.is_none() && matches!(instance.policy.target, Target::Project(_));
                 let expected = (Some(instance.name.clone()), Some(name.clone()));
                 let resident = Resident {
                     identity,
@@ -175,7 +186,9 @@ impl<'p> Population<'p> {
             labels: BTreeSet::new(),
         });
         debug_assert_eq!(named, resident.named.is_some());
-        resident.labels.insert((endpoint.project.clone(), endpoint.service.clone()));
+        resident
+            .labels
+            .insert((endpoint.project.clone(), endpoint.service.clone()));
         Ok(identity)
     }
 
@@ -188,12 +201,15 @@ impl<'p> Population<'p> {
         places: &[Option<usize>],
         registry: &mut IdentityRegistry,
     ) -> Result<(), ResolveError> {
-        let peers: BTreeSet<&Peer> = policies.policies.iter().flat_map(labelled_peers).collect();
+        let peers: BTreeSet<&Peer> = policies.policies.iter().flat_map(Policy::peers).collect();
         for peer in &peers {
             if let Peer::Labelled { project, service } = peer
                 && project.is_exact()
                 && service.is_exact()
-                && !policies.policies.iter().any(|policy| covers_project(policy, &project.to_string()))
+                && !policies
+                    .policies
+                    .iter()
+                    .any(|policy| covers_project(policy, &project.to_string()))
             {
                 self.outsider(&project.to_string(), &service.to_string(), registry)?;
             }
@@ -203,7 +219,10 @@ impl<'p> Population<'p> {
             else {
                 continue;
             };
-            if peers.iter().any(|peer| has_labels(peer, Some(project), Some(service))) {
+            if peers
+                .iter()
+                .any(|peer| has_labels(peer, Some(project), Some(service)))
+            {
                 self.identities[index] = Some(self.outsider(project, service, registry)?);
             }
         }
@@ -217,23 +236,41 @@ impl<'p> Population<'p> {
         registry: &mut IdentityRegistry,
     ) -> Result<u32, ResolveError> {
         let identity = registry.identity(&project_key(project), service)?;
-        self.outsiders.insert(identity, (project.to_owned(), service.to_owned()));
+        self.outsiders
+            .insert(identity, (project.to_owned(), service.to_owned()));
         Ok(identity)
     }
 
     /// What each endpoint is, in the snapshot's order.
     pub(super) fn endpoints(&self) -> Vec<ResolvedEndpoint> {
-        let unmanaged = |identity| Party { kind: PartyKind::Unmanaged, identity, instance: 0 };
+        let unmanaged = |identity| Party {
+            kind: PartyKind::Unmanaged,
+            identity,
+            instance: 0,
+        };
         self.identities
             .iter()
             .map(|identity| match identity {
-                None => ResolvedEndpoint { party: Party::UNMANAGED, mode: Mode::Enforce },
+                None => ResolvedEndpoint {
+                    party: Party::UNMANAGED,
+                    mode: Mode::Enforce,
+                },
                 Some(identity) => self.residents.get(identity).map_or(
-                    ResolvedEndpoint { party: unmanaged(*identity), mode: Mode::Enforce },
+                    ResolvedEndpoint {
+                        party: unmanaged(*identity),
+                        mode: Mode::Enforce,
+                    },
                     |resident| {
                         let instance = self.instances[resident.instance].number;
-                        let party = Party { kind: PartyKind::Covered, identity: *identity, instance };
-                        ResolvedEndpoint { party, mode: resident.mode }
+                        let party = Party {
+                            kind: PartyKind::Covered,
+                            identity: *identity,
+                            instance,
+                        };
+                        ResolvedEndpoint {
+                            party,
+                            mode: resident.mode,
+                        }
                     },
                 ),
             })
@@ -310,27 +347,14 @@ fn selects(name: &str, service: &Service, endpoint: &Endpoint) -> bool {
 
 fn has_labels(peer: &Peer, project: Option<&str>, service: Option<&str>) -> bool {
     match (peer, project, service) {
-        (Peer::Labelled { project: wanted, service: wanted_service }, Some(project), Some(service)) => {
-            wanted.matches(project) && wanted_service.matches(service)
-        }
+        (
+            Peer::Labelled {
+                project: wanted,
+                service: wanted_service,
+            },
+            Some(project),
+            Some(service),
+        ) => wanted.matches(project) && wanted_service.matches(service),
         _ => false,
     }
-}
-
-/// Every peer by labels that a policy names anywhere, in force or not.
-fn labelled_peers(policy: &Policy) -> impl Iterator<Item = &Peer> {
-    fn of_layer(layer: &Layer) -> impl Iterator<Item = &Peer> {
-        let from = layer.from.iter().flatten().map(|(peer, _)| peer);
-        let of_ports = layer.ports.iter().flatten().flat_map(|entry| entry.from.iter().flatten());
-        let egress = layer.egress.iter().flatten().map(|entry| &entry.to);
-        from.chain(of_ports.map(|(peer, _)| peer)).chain(egress)
-    }
-    policy
-        .services
-        .values()
-        .flat_map(|service| {
-            let overlays = service.overlays.values().flat_map(|overlay| of_layer(&overlay.layer));
-            of_layer(&service.base).chain(overlays)
-        })
-        .filter(|peer| matches!(peer, Peer::Labelled { .. }))
 }
