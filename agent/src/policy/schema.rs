@@ -10,9 +10,52 @@ pub fn schema() -> Result<String, serde_json::Error> {
     let generator = SchemaSettings::draft2020_12().into_generator();
     let mut schema: Schema = generator.into_root_schema_for::<Document>();
     schema.insert("title".to_owned(), "Portcullis service exposure policy".into());
+    schema.as_object_mut().into_iter().for_each(forbid_null_keys);
     let mut text = serde_json::to_string_pretty(&schema)?;
     text.push('\n');
     Ok(text)
+}
+
+/// A key may be left out, but not stand there with nothing: optional fields come out of the derive as nullable.
+fn forbid_null_keys(shape: &mut serde_json::Map<String, serde_json::Value>) {
+    if let Some(properties) = shape
+        .get_mut("properties")
+        .and_then(serde_json::Value::as_object_mut)
+    {
+        properties
+            .values_mut()
+            .filter_map(serde_json::Value::as_object_mut)
+            .for_each(forbid_null);
+    }
+    let below = shape.values_mut().flat_map(|value| match value {
+        serde_json::Value::Array(items) => items.iter_mut().collect::<Vec<_>>(),
+        other => vec![other],
+    });
+    below
+        .filter_map(serde_json::Value::as_object_mut)
+        .for_each(forbid_null_keys);
+}
+
+fn forbid_null(property: &mut serde_json::Map<String, serde_json::Value>) {
+    let null = serde_json::json!("null");
+    if let Some(types) = property.get_mut("type").and_then(serde_json::Value::as_array_mut) {
+        types.retain(|kind| *kind != null);
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            property.insert("type".to_owned(), only);
+        }
+    }
+    if let Some(variants) = property
+        .get_mut("anyOf")
+        .and_then(serde_json::Value::as_array_mut)
+    {
+        variants.retain(|variant| variant.get("type") != Some(&null));
+        if let [serde_json::Value::Object(only)] = variants.as_slice() {
+            let only = only.clone();
+            property.remove("anyOf");
+            property.extend(only);
+        }
+    }
 }
 
 macro_rules! shapes {
@@ -32,7 +75,6 @@ shapes! {
         /// The policy's name, unique on a host.
         policy: Name,
         applies_to: Target,
-        #[schemars(default)]
         mode: Option<Mode>,
         /// The profile in force unless the agent is told another.
         profile: Option<Name>,
