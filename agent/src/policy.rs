@@ -40,12 +40,18 @@ pub struct Loaded {
 #[must_use]
 pub fn load(sources: &[Source], profile: Option<&str>) -> Loaded {
     let mut report = report::Report::new(sources);
-    let mut policies: Vec<model::Policy> = sources
-        .iter()
-        .enumerate()
-        .flat_map(|(index, source)| parse::parse(index, source, &mut report))
-        .collect();
-    validate::validate(&policies, profile, &mut report);
+    let mut policies = Vec::new();
+    let mut complete = true;
+    for (index, source) in sources.iter().enumerate() {
+        let parsed = parse::parse(index, source, &mut report);
+        complete &= parsed.complete;
+        policies.extend(parsed.policies);
+    }
+    validate::validate(&policies, &mut report);
+    // A profile that a document uses is not unknown because that document cannot be read.
+    if complete {
+        validate::profiles(&policies, profile, &mut report);
+    }
     if let Some(profile) = profile {
         for policy in &mut policies {
             policy.profile = Some(profile.to_owned());

@@ -34,8 +34,16 @@ pub(super) const POLICY_KEYS: [&str; 7] = [
 /// The keys of `applies_to`.
 pub(super) const TARGET_KEYS: [&str; 2] = ["project", "container"];
 
+/// What one text holds.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub(super) policies: Vec<Policy>,
+    /// Whether every document came to a policy, possibly with mistakes.
+    pub(super) complete: bool,
+}
+
 /// Reads every policy of a text.
-pub(super) fn parse(index: usize, source: &Source, report: &mut Report<'_>) -> Vec<Policy> {
+pub(super) fn parse(index: usize, source: &Source, report: &mut Report<'_>) -> Parsed {
     let before = report.errors();
     let documents = tree::parse(index, source, report);
     if documents.is_empty() && report.errors() == before {
@@ -43,10 +51,12 @@ pub(super) fn parse(index: usize, source: &Source, report: &mut Report<'_>) -> V
         let hint = "a policy begins with `version: 1` and `policy: NAME`".to_owned();
         report.add_whole(Code::Empty, &source.name, message, Some(hint));
     }
-    documents
+    let policies: Vec<Policy> = documents
         .iter()
         .filter_map(|document| policy(document, report))
-        .collect()
+        .collect();
+    let complete = !documents.is_empty() && policies.len() == documents.len();
+    Parsed { policies, complete }
 }
 
 fn policy(document: &Node, report: &mut Report<'_>) -> Option<Policy> {

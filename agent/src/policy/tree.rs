@@ -99,7 +99,11 @@ fn report_failure(index: usize, source: &Source, error: &serde_saphyr::Error, re
     let mark = inner
         .location()
         .map(|location| mark(location, index, &source.text));
-    let (code, message, hint) = match inner {
+    let cause = match inner {
+        Error::AliasError { error, .. } => error.without_snippet(),
+        other => other,
+    };
+    let (code, message, hint) = match cause {
         Error::Budget { .. }
         | Error::AliasReplayLimitExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. }
@@ -110,7 +114,7 @@ fn report_failure(index: usize, source: &Source, error: &serde_saphyr::Error, re
             Some("write the repeated parts out, or split the policy into several files".to_owned()),
         ),
         _ => {
-            let text = inner.render();
+            let text = cause.render();
             let text = text.lines().next().unwrap_or_default();
             // The position is shown separately.
             let text = text.rfind(" at line ").map_or(text, |cut| &text[..cut]);

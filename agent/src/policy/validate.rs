@@ -9,7 +9,7 @@ use super::{
 };
 
 /// Checks policies against each other.
-pub(super) fn validate(policies: &[Policy], profile: Option<&str>, report: &mut Report<'_>) {
+pub(super) fn validate(policies: &[Policy], report: &mut Report<'_>) {
     for (index, policy) in policies.iter().enumerate() {
         for earlier in &policies[..index] {
             duplicate_name(earlier, policy, report);
@@ -17,7 +17,7 @@ pub(super) fn validate(policies: &[Policy], profile: Option<&str>, report: &mut 
         }
         nothing_open(policy, report);
     }
-    profiles(policies, profile, report);
+    never_in_profile(policies, report);
 }
 
 fn duplicate_name(earlier: &Policy, policy: &Policy, report: &mut Report<'_>) {
@@ -71,7 +71,8 @@ fn nothing_open(policy: &Policy, report: &mut Report<'_>) {
     }
 }
 
-fn profiles(policies: &[Policy], profile: Option<&str>, report: &mut Report<'_>) {
+/// Checks the names of profiles: what all documents use, and what the agent was told.
+pub(super) fn profiles(policies: &[Policy], profile: Option<&str>, report: &mut Report<'_>) {
     let mut used: BTreeMap<&str, Vec<Mark>> = BTreeMap::new();
     for policy in policies {
         if let (Some(name), Some(mark)) = (&policy.profile, policy.profile_mark) {
@@ -113,7 +114,6 @@ fn profiles(policies: &[Policy], profile: Option<&str>, report: &mut Report<'_>)
             }
         }
     }
-    never_in_profile(policies, report);
 }
 
 /// An overlay for a profile in which its service does not exist.

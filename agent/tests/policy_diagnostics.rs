@@ -1,0 +1,159 @@
+//! What users see for every mistake that a policy can hold: code, place and hint, compared with snapshots.
+
+use portcullis::{
+    diagnostics,
+    policy::{Source, load},
+};
+
+const HEAD: &str = "version: 1\npolicy: shop\napplies_to: { project: shop }\n";
+
+fn sources(texts: &[String]) -> Vec<Source> {
+    texts
+        .iter()
+        .enumerate()
+        .map(|(index, text)| Source {
+            name: format!("policies/{}.yaml", index + 1),
+            text: text.clone(),
+        })
+        .collect()
+}
+
+fn findings(texts: &[String], profile: Option<&str>) -> String {
+    let loaded = load(&sources(texts), profile);
+    assert_eq!(
+        loaded.policies.is_none(),
+        diagnostics::has_errors(&loaded.diagnostics)
+    );
+    diagnostics::render(&loaded.diagnostics, false)
+}
+
+/// One policy with these lines below its head.
+fn body(lines: &str) -> Vec<String> {
+    vec![format!("{HEAD}{lines}")]
+}
+
+macro_rules! mistakes {
+    ($($name:ident: $texts:expr $(, profile $profile:expr)?;)+) => { $(
+        #[test]
+        fn $name() {
+            let profile: Option<&str> = None $(.or(Some($profile)))?;
+            insta::assert_snapshot!(stringify!($name), findings(&$texts, profile));
+        }
+    )+ };
+}
+
+mistakes! {
+    unknown_keys: body("mod: enforce\nservices:\n  web: { port: [80/tcp], form: [] }\n");
+    unknown_service_in_from: body("services:\n  web: { ports: [80/tcp], from: [porxy] }\n  proxy: {}\n");
+    unknown_group: body("groups: { admin: [192.0.2.0/24] }\nservices:\n  web: { ports: [80/tcp], from: [admni], egress: [admins] }\n");
+    impossible_ranges: body("groups:\n  a: [192.0.2.1/24, 192.0.2.0/33, 300.1.1.1, 127.0.0.0/8]\n  b: [\"::ffff:192.0.2.0/120\", \"2001:db8::1/64\", office]\nservices: {}\n");
+    duplicate_policy_in_two_files: [format!("{HEAD}services: {{}}\n"), "version: 1\npolicy: shop\napplies_to: { project: other }\nservices: {}\n".to_owned()];
+    duplicate_service_group_and_key: body("mode: enforce\nmode: observe\ngroups:\n  g: []\n  g: []\nservices:\n  web: {}\n  web: { ports: [80/tcp] }\n");
+    the_same_port_twice: body("services:\n  web: { ports: [80/tcp, { port: 80/tcp, from: [] }, 80/udp, any, any] }\n");
+    overlapping_ranges: body("services:\n  web: { ports: [80-90/tcp, 85-99/tcp, 85-99/udp, 88/tcp] }\n");
+    group_and_service_share_a_name: body("groups: { web: [192.0.2.0/24] }\nservices: { web: {} }\n");
+    reserved_names: body("groups: { any: [], dns: [] }\nservices: { host: {}, world: {} }\n");
+    unusable_names: ["version: 1\npolicy: \"my shop\"\napplies_to: { project: shop }\nservices: { \"a/b\": {}, -x: {} }\n".to_owned()];
+    empty_file: ["# nothing yet\n".to_owned()];
+    host_document: ["version: 1\nhost: gateway\nports: [22/tcp]\n".to_owned()];
+    unknown_profile: body("profile: production\nservices:\n  web: { profiles: { development: {} }, only_in: [development, production] }\n"), profile "developmnt";
+    lonely_overlay: body("profile: production\nservices:\n  a: { profiles: { development: { exposure: localhost } } }\n  b: { ports: [1/tcp], profiles: { developmnet: { exposure: localhost }, development: {} } }\n");
+    overlay_outside_only_in: body("profile: a\nservices:\n  x: { only_in: [a], profiles: { b: {} } }\n  y: { only_in: [b] }\n");
+    patterns_that_meet: ["version: 1\npolicy: one\napplies_to: { project: \"my*-dev\" }\nservices: {}\n---\nversion: 1\npolicy: two\napplies_to: { project: \"myapp-*\" }\nservices: {}\n".to_owned()];
+    bad_words: body("mode: enforced\nservices:\n  web: { severity: hihg, mode: audit, exposure: internet, ports: [80/tcp] }\n");
+    bad_ports: body("services:\n  web: { ports: [80, 80/sctp, 0/tcp, 99-9/tcp, http/tcp, 70000/udp, 080/tcp, [80/tcp], { from: [] }] }\n");
+    peers_that_cannot_be: body("services:\n  a: { ports: [1/tcp], from: [dns, any, { project: x }, [b]], egress: [b, any, { to: dns, ports: [53/udp] }, { ports: [1/tcp] }] }\n  b: {}\n");
+    missing_keys: ["mode: enforce\n".to_owned()];
+    not_a_mapping: ["- version: 1\n".to_owned(), "just text\n".to_owned()];
+    wrong_shapes: body("groups: [a]\nservices:\n  web: [80/tcp]\n  db: { ports: 80/tcp, from: web, egress: { to: world }, only_in: [], profiles: [x] }\n  c: { from: }\n");
+    bad_version_and_target: ["version: 2\npolicy: shop\napplies_to: { project: a, container: b }\nservices: {}\n".to_owned(), "version: 1\npolicy: b\napplies_to: shop\nservices: {}\n".to_owned()];
+    bad_select: body("services:\n  a: { select: { container: x, label: { a: b } } }\n  b: { select: { label: { a: b, c: d } } }\n  c: { select: {} }\n");
+    syntax_error: body("services:\n  web: { ports: [80/tcp\n  db: {}\n");
+    bad_indentation: body("services:\n  web:\n    ports: [80/tcp]\n   from: [x]\n");
+    tabs: body("services:\n\tweb: {}\n");
+    unknown_alias: body("services: { web: *nowhere }\n");
+    peers_without_ports: body("services:\n  web: { exposure: public }\n");
+    too_deep: ["[".repeat(60) + &"]".repeat(60)];
+    everything_at_once: [
+        "version: 1\npolicy: a\napplies_to: { project: \"x*\" }\nmoed: observe\nservices:\n  web: { ports: [80], from: [nobody] }\n".to_owned(),
+        "version: 1\npolicy: a\napplies_to: { project: \"*y\" }\nservices:\n  db: { severity: loud, from: [1.2.3.4/8], ports: [1/tcp, 1/tcp] }\n".to_owned(),
+    ];
+}
+
+#[test]
+fn good_policies_have_no_findings() {
+    for text in [
+        body("services: { x: {} }\n"),
+        body("services:\n  x:\n"),
+        body("services: {}\n"),
+    ] {
+        assert_eq!(findings(&text, None), "", "{text:?}");
+    }
+    let anchors = body(
+        "services:\n  a: { ports: &ports [1/tcp, 2/tcp], from: [b] }\n  b: &empty {}\n  c: { ports: *ports, from: [b] }\n  d: *empty\n",
+    );
+    assert_eq!(findings(&anchors, None), "");
+}
+
+#[test]
+fn aliases_are_reported_where_they_are_anchored_and_once() {
+    let text = body("services:\n  a: { ports: &ports [1] }\n  b: { ports: *ports }\n");
+    let loaded = load(&sources(&text), None);
+    assert_eq!(loaded.diagnostics.len(), 1, "{:#?}", loaded.diagnostics);
+    assert_eq!(loaded.diagnostics[0].place.as_ref().unwrap().line, 5);
+}
+
+#[test]
+fn alias_bombs_are_refused_with_a_clear_message() {
+    let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..12 {
+        let items = vec![format!("*a{}", level - 1); 9].join(", ");
+        text += &format!("a{level}: &a{level} [{items}]\n");
+    }
+    let found = findings(&[text], None);
+    assert!(
+        found.starts_with("error[P002]: the document is too large once its aliases are expanded"),
+        "{found}"
+    );
+}
+
+#[test]
+fn windows_line_ends_and_byte_order_marks_do_not_move_places() {
+    let text = format!("{HEAD}services:\n  wéb: {{ ports: [80] }}\n");
+    let windows = text.replace('\n', "\r\n");
+    for text in [text.clone(), windows] {
+        let loaded = load(&sources(&[text]), None);
+        let places: Vec<_> = loaded
+            .diagnostics
+            .iter()
+            .map(|diagnostic| {
+                diagnostic
+                    .place
+                    .as_ref()
+                    .map(|place| (place.line, place.column))
+                    .unwrap()
+            })
+            .collect();
+        assert_eq!(places, [(5, 3), (5, 18)]);
+    }
+    let marked = format!("\u{feff}{HEAD}services: {{ x: {{}} }}\n");
+    assert_eq!(findings(&[marked], None), "");
+}
+
+#[test]
+fn colours_change_nothing_but_colours() {
+    let texts = sources(&body("mod: enforce\nservices: {}\n"));
+    let found = load(&texts, None).diagnostics;
+    let coloured = diagnostics::render(&found, true);
+    assert!(coloured.contains('\u{1b}'));
+    assert_eq!(
+        anstream::adapter::strip_str(&coloured).to_string(),
+        diagnostics::render(&found, false)
+    );
+}
+
+#[test]
+fn findings_as_json() {
+    let found = load(&sources(&body("mod: enforce\nservices: {}\n")), None).diagnostics;
+    insta::assert_snapshot!("findings_as_json", serde_json::to_string_pretty(&found).unwrap());
+}
