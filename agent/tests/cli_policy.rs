@@ -1,5 +1,7 @@
 //! `portcullis policy` from outside: exit codes, streams and forms.
 
+#![expect(clippy::unwrap_used, reason = "tests panic")]
+
 use std::{fs, path::Path};
 
 use assert_cmd::Command;

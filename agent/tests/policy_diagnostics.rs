@@ -121,7 +121,7 @@ fn alias_bombs_are_refused_with_a_clear_message() {
 fn windows_line_ends_and_byte_order_marks_do_not_move_places() {
     let text = format!("{HEAD}services:\n  wéb: {{ ports: [80] }}\n");
     let windows = text.replace('\n', "\r\n");
-    for text in [text.clone(), windows] {
+    for text in [text, windows] {
         let loaded = load(&sources(&[text]), None);
         let places: Vec<_> = loaded
             .diagnostics

@@ -44,7 +44,7 @@ fn distance(left: &str, right: &str) -> usize {
 }
 
 /// `did you mean …?`, or else the list of what there is.
-pub(super) fn hint<'a>(wanted: &str, candidates: &[&'a str], what: &str) -> Option<String> {
+pub(super) fn hint(wanted: &str, candidates: &[&str], what: &str) -> Option<String> {
     if let Some(found) = nearest(wanted, candidates.iter().copied()) {
         return Some(format!("did you mean `{found}`?"));
     }
