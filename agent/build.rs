@@ -28,12 +28,7 @@ fn main() -> ExitCode {
 }
 
 fn build() -> Result<&'static str, String> {
-    for path in [
-        "../agent-ebpf",
-        "../agent-common/src",
-        "../Cargo.lock",
-        "build.rs",
-    ] {
+    for path in ["../agent-ebpf", "../agent-common/src", "../Cargo.lock", "build.rs"] {
         println!("cargo:rerun-if-changed={path}");
     }
     println!("cargo:rerun-if-env-changed=PORTCULLIS_BPF_TOOLCHAIN");
@@ -44,13 +39,9 @@ fn build() -> Result<&'static str, String> {
     let target_dir = out.join("bpf");
     let (name, mut command) = toolchain()?;
     // The outer build's own settings must not reach a build for another target.
-    for key in [
-        "RUSTC_WRAPPER",
-        "RUSTC_WORKSPACE_WRAPPER",
-        "CARGO_BUILD_TARGET",
-        "RUSTFLAGS",
-        "RUSTUP_TOOLCHAIN",
-    ] {
+    for key in
+        ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET", "RUSTFLAGS", "RUSTUP_TOOLCHAIN"]
+    {
         command.env_remove(key);
     }
     command
@@ -68,9 +59,7 @@ fn build() -> Result<&'static str, String> {
         .arg("--target-dir")
         .arg(&target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", "-Cdebuginfo=2\u{1f}-Clink-arg=--btf");
-    let output = command
-        .output()
-        .map_err(|error| format!("failed to run {command:?}: {error}"))?;
+    let output = command.output().map_err(|error| format!("failed to run {command:?}: {error}"))?;
     if !output.status.success() {
         for line in String::from_utf8_lossy(&output.stderr).lines() {
             println!("cargo:warning={line}");
@@ -109,9 +98,7 @@ fn debian_cargo() -> Command {
 
 fn nightly_cargo() -> Command {
     let mut command = Command::new("rustup");
-    command
-        .args(["run", "nightly", "cargo", "-Zbuild-std=core"])
-        .env_remove("RUSTC");
+    command.args(["run", "nightly", "cargo", "-Zbuild-std=core"]).env_remove("RUSTC");
     command
 }
 

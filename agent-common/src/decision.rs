@@ -36,29 +36,14 @@ pub struct Party {
 
 impl Party {
     /// Nobody that is known.
-    pub const UNKNOWN: Self = Self {
-        kind: PartyKind::Unknown,
-        identity: identity::UNKNOWN,
-        instance: 0,
-    };
+    pub const UNKNOWN: Self = Self { kind: PartyKind::Unknown, identity: identity::UNKNOWN, instance: 0 };
     /// The host's own stack.
-    pub const HOST: Self = Self {
-        kind: PartyKind::Host,
-        identity: identity::HOST,
-        instance: 0,
-    };
+    pub const HOST: Self = Self { kind: PartyKind::Host, identity: identity::HOST, instance: 0 };
     /// Everything behind an uplink.
-    pub const WORLD: Self = Self {
-        kind: PartyKind::World,
-        identity: identity::WORLD,
-        instance: 0,
-    };
+    pub const WORLD: Self = Self { kind: PartyKind::World, identity: identity::WORLD, instance: 0 };
     /// A container that nothing is known of.
-    pub const UNMANAGED: Self = Self {
-        kind: PartyKind::Unmanaged,
-        identity: identity::UNMANAGED,
-        instance: 0,
-    };
+    pub const UNMANAGED: Self =
+        Self { kind: PartyKind::Unmanaged, identity: identity::UNMANAGED, instance: 0 };
 }
 
 /// An attempt to open a flow.
@@ -100,19 +85,9 @@ pub struct Decision {
 #[inline(always)]
 pub fn decide(table: &impl PolicyTable, attempt: &Attempt) -> Decision {
     let (direction, subject_party, peer, address) = if attempt.destination.kind == PartyKind::Covered {
-        (
-            Direction::Ingress,
-            &attempt.destination,
-            &attempt.source,
-            &attempt.source_address,
-        )
+        (Direction::Ingress, &attempt.destination, &attempt.source, &attempt.source_address)
     } else if attempt.source.kind == PartyKind::Covered {
-        (
-            Direction::Egress,
-            &attempt.source,
-            &attempt.destination,
-            &attempt.destination_address,
-        )
+        (Direction::Egress, &attempt.source, &attempt.destination, &attempt.destination_address)
     } else {
         return Decision {
             verdict: Verdict::Forwarded,
@@ -175,9 +150,7 @@ fn peer_class(
     if row.flags & scope.flag() == 0 {
         return peer.identity;
     }
-    table
-        .address_class(subject, scope, address)
-        .unwrap_or(peer.identity)
+    table.address_class(subject, scope, address).unwrap_or(peer.identity)
 }
 
 #[inline(always)]

@@ -82,11 +82,7 @@ impl Address {
     pub const fn ipv4(&self) -> Option<u32> {
         let (high, low) = self.halves();
         #[expect(clippy::cast_possible_truncation, reason = "the low half is the address")]
-        if high == 0 && low >> 32 == 0xffff {
-            Some(low as u32)
-        } else {
-            None
-        }
+        if high == 0 && low >> 32 == 0xffff { Some(low as u32) } else { None }
     }
 
     /// Whether this is an IPv4 address.
@@ -182,10 +178,7 @@ impl Mac {
     #[must_use]
     pub const fn link_local(&self) -> Address {
         let interface = ((self.0 & 0xffff_ff00_0000) << 16) | 0xff_fe00_0000 | (self.0 & 0xff_ffff);
-        Address([
-            0xfe80_0000_0000_0000_u64.to_be(),
-            (interface ^ 0x0200_0000_0000_0000).to_be(),
-        ])
+        Address([0xfe80_0000_0000_0000_u64.to_be(), (interface ^ 0x0200_0000_0000_0000).to_be()])
     }
 }
 
@@ -255,15 +248,7 @@ mod tests {
 
     #[test]
     fn combinations_that_no_stack_sends_are_invalid() {
-        for flags in [
-            0,
-            TCP_FIN,
-            0x29,
-            TCP_SYN | TCP_FIN,
-            TCP_SYN | TCP_RST,
-            TCP_FIN | TCP_RST,
-            0x08,
-        ] {
+        for flags in [0, TCP_FIN, 0x29, TCP_SYN | TCP_FIN, TCP_SYN | TCP_RST, TCP_FIN | TCP_RST, 0x08] {
             assert_eq!(tcp_intent(flags), None, "{flags:#x}");
         }
     }
@@ -278,13 +263,7 @@ mod tests {
             assert!(!v6(source).is_impossible_source(), "{source}");
             assert!(!v6(source).is_impossible_destination(), "{source}");
         }
-        for source in [
-            [0, 0, 0, 0],
-            [127, 0, 0, 1],
-            [224, 0, 0, 1],
-            [240, 0, 0, 1],
-            [255, 255, 255, 255],
-        ] {
+        for source in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [240, 0, 0, 1], [255, 255, 255, 255]] {
             assert!(Address::from_ipv4(source).is_impossible_source(), "{source:?}");
         }
         assert!(!Address::from_ipv4([172, 17, 0, 2]).is_impossible_source());
@@ -305,14 +284,7 @@ mod tests {
 
     #[test]
     fn the_rest_continues() {
-        for flags in [
-            TCP_ACK,
-            TCP_SYN | TCP_ACK,
-            TCP_FIN | TCP_ACK,
-            TCP_RST,
-            TCP_RST | TCP_ACK,
-            0x18,
-        ] {
+        for flags in [TCP_ACK, TCP_SYN | TCP_ACK, TCP_FIN | TCP_ACK, TCP_RST, TCP_RST | TCP_ACK, 0x18] {
             assert_eq!(tcp_intent(flags), Some(Intent::Continue), "{flags:#x}");
         }
     }

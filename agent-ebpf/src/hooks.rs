@@ -56,12 +56,7 @@ impl Outcome {
 
     #[inline(always)]
     const fn refuse(reason: DropReason, other: Side) -> Self {
-        Self {
-            action: Action::Refuse,
-            reason,
-            other,
-            ..Self::FORWARD
-        }
+        Self { action: Action::Refuse, reason, other, ..Self::FORWARD }
     }
 }
 
@@ -85,12 +80,7 @@ pub(crate) fn run(skb: Skb, hook: Hook) -> Verdict {
     let outcome = match port {
         None => not_ready(skb, &mut scratch.frame),
         Some(port) => {
-            let scene = Scene {
-                skb,
-                config,
-                port,
-                own: Side::of_port(skb.ifindex(), port).party,
-            };
+            let scene = Scene { skb, config, port, own: Side::of_port(skb.ifindex(), port).party };
             match hook {
                 Hook::ToEndpoint => to_endpoint(&scene, scratch),
                 Hook::FromEndpoint => from_endpoint(&scene, scratch),
@@ -128,14 +118,7 @@ pub(crate) fn run(skb: Skb, hook: Hook) -> Verdict {
         Direction::Ingress => denial.source = other,
         Direction::Egress => denial.destination = other,
     }
-    report::denied(
-        skb,
-        config,
-        &scratch.frame,
-        &mut scratch.attempt,
-        &mut scratch.denied,
-        &denial,
-    )
+    report::denied(skb, config, &scratch.frame, &mut scratch.attempt, &mut scratch.denied, &denial)
 }
 
 /// A packet at a port that nothing is known of yet. It is parsed only for the report.
@@ -221,9 +204,7 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
 #[inline(always)]
 fn flow(scene: &Scene, scratch: &mut Scratch, direction: Direction) -> Outcome {
     let frame = &scratch.frame;
-    let key: &FlowKey = scratch
-        .key
-        .write(FlowKey::new(scene.skb.ifindex(), direction, &frame.packet));
+    let key: &FlowKey = scratch.key.write(FlowKey::new(scene.skb.ifindex(), direction, &frame.packet));
     let tracked = track::track(scene.skb, scene.config, key, direction, frame);
     // The question is always about the packet that opened the flow, whichever way this one goes.
     let (again, opened, other) = match tracked {
@@ -267,10 +248,7 @@ fn flow(scene: &Scene, scratch: &mut Scratch, direction: Direction) -> Outcome {
             port: key.remote_port,
         },
     });
-    let policy = Policy {
-        config: scene.config,
-        revision: scene.config.revision,
-    };
+    let policy = Policy { config: scene.config, revision: scene.config.revision };
     let decision = decide(&policy, attempt);
     carry_out(scene, frame, key, direction, opened, again, &other, &decision)
 }
@@ -307,10 +285,7 @@ fn cannot_open(
 
 /// Turns a decision into flow state and an outcome.
 #[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one inlined step of `flow`, apart for readability"
-)]
+#[expect(clippy::too_many_arguments, reason = "one inlined step of `flow`, apart for readability")]
 fn carry_out(
     scene: &Scene,
     frame: &Frame,
@@ -325,14 +300,7 @@ fn carry_out(
     // expect a reply: without a flow there is none to expect.
     let deny = |reason, observed, opening| {
         let action = if observed { Action::Observe } else { Action::Deny };
-        Outcome {
-            action,
-            reason,
-            opened,
-            opening,
-            other: *other,
-            authority: Authority::of(decision),
-        }
+        Outcome { action, reason, opened, opening, other: *other, authority: Authority::of(decision) }
     };
     let elsewhere = matches!(opened, Direction::Egress) && other.is_covered();
     let (reason, observed) = match decision.verdict {
@@ -353,15 +321,9 @@ fn carry_out(
     match again {
         Some(pointer) => track::renew(pointer, scene.config, observed),
         None => {
-            if let Err(reason) = track::open(
-                scene.skb,
-                scene.config,
-                key,
-                direction,
-                frame,
-                other.peer,
-                observed,
-            ) {
+            if let Err(reason) =
+                track::open(scene.skb, scene.config, key, direction, frame, other.peer, observed)
+            {
                 return Outcome::refuse(reason, *other);
             }
         }

@@ -23,35 +23,15 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    pub(crate) const UNKNOWN: Self = Self {
-        party: Party::UNKNOWN,
-        peer: PEER_UNBOUND,
-    };
-    const HOST: Self = Self {
-        party: Party::HOST,
-        peer: PEER_HOST,
-    };
-    const WORLD: Self = Self {
-        party: Party::WORLD,
-        peer: PEER_WORLD,
-    };
+    pub(crate) const UNKNOWN: Self = Self { party: Party::UNKNOWN, peer: PEER_UNBOUND };
+    const HOST: Self = Self { party: Party::HOST, peer: PEER_HOST };
+    const WORLD: Self = Self { party: Party::WORLD, peer: PEER_WORLD };
 
     /// The side behind a port.
     #[inline(always)]
     pub(crate) const fn of_port(ifindex: u32, port: &Interface) -> Self {
-        let kind = if port.is_covered() {
-            PartyKind::Covered
-        } else {
-            PartyKind::Unmanaged
-        };
-        Self {
-            party: Party {
-                kind,
-                identity: port.identity,
-                instance: port.instance,
-            },
-            peer: ifindex,
-        }
+        let kind = if port.is_covered() { PartyKind::Covered } else { PartyKind::Unmanaged };
+        Self { party: Party { kind, identity: port.identity, instance: port.instance }, peer: ifindex }
     }
 
     #[inline(always)]
@@ -126,10 +106,7 @@ pub(crate) fn receiver(address: &Address) -> Side {
         return Side::HOST;
     }
     if destination.kind == DestinationKind::Containers as u32 {
-        return Side {
-            party: Party::UNMANAGED,
-            peer: PEER_UNBOUND,
-        };
+        return Side { party: Party::UNMANAGED, peer: PEER_UNBOUND };
     }
     match maps::port(destination.ifindex) {
         Some(port) => Side::of_port(destination.ifindex, port),

@@ -133,14 +133,7 @@ pub(crate) fn add_denied(key: &DeniedKey, attempt: bool) {
     let mut found = DENIED.get_ptr_mut(key);
     if found.is_none() {
         // Another CPU may have made the entry in the meantime: that is as good.
-        let inserted = DENIED.insert(
-            key,
-            &DeniedCount {
-                packets: 0,
-                attempts: 0,
-            },
-            NOEXIST,
-        );
+        let inserted = DENIED.insert(key, &DeniedCount { packets: 0, attempts: 0 }, NOEXIST);
         if inserted.is_ok() || inserted == Err(EEXIST) {
             found = DENIED.get_ptr_mut(key);
         }
@@ -231,10 +224,7 @@ impl PolicyTable for Policy<'_> {
 
     #[inline(always)]
     fn subject(&self, identity: u32) -> Option<Subject> {
-        let key = SubjectKey {
-            revision: self.revision,
-            identity,
-        };
+        let key = SubjectKey { revision: self.revision, identity };
         // SAFETY: entries of a revision are not changed after it is in force, and removed only well after it
         // has been replaced.
         unsafe { SUBJECTS.get(&key) }.copied()
@@ -248,9 +238,7 @@ impl PolicyTable for Policy<'_> {
             scope: scope as u32,
             address: prefix_words(address),
         };
-        ADDRESSES
-            .get(Key::new(AddressKey::PREFIX_BASE + 128, key))
-            .copied()
+        ADDRESSES.get(Key::new(AddressKey::PREFIX_BASE + 128, key)).copied()
     }
 
     #[inline(always)]

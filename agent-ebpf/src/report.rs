@@ -68,18 +68,12 @@ impl Authority {
     /// the strictest that is loaded if it has none.
     #[inline(always)]
     pub(crate) fn of_endpoint(config: &Config, hook: Hook, own: &Party) -> (Self, Mode) {
-        let policy = Policy {
-            config,
-            revision: config.revision,
-        };
+        let policy = Policy { config, revision: config.revision };
         let direction = match hook {
             Hook::ToEndpoint => Direction::Ingress,
             Hook::FromEndpoint => Direction::Egress,
         };
-        let mut authority = Self {
-            direction,
-            ..Self::NONE
-        };
+        let mut authority = Self { direction, ..Self::NONE };
         if own.kind == PartyKind::Covered
             && let Some(row) = policy.subject(own.identity)
         {
@@ -116,11 +110,8 @@ pub(crate) fn denied(
     key: &mut MaybeUninit<DeniedKey>,
     denial: &Denial,
 ) -> Verdict {
-    let recognised = if denial.opening {
-        recognise(skb, config, frame, attempt, denial)
-    } else {
-        Recognised::OLD
-    };
+    let recognised =
+        if denial.opening { recognise(skb, config, frame, attempt, denial) } else { Recognised::OLD };
     let (port_first, port_last) = port_label(config, frame, denial);
     let key = key.write(DeniedKey {
         subject: denial.authority.subject,
@@ -175,16 +166,8 @@ struct Recognised {
 }
 
 impl Recognised {
-    const NEW: Self = Self {
-        attempt: true,
-        event: true,
-        suppressed: 0,
-    };
-    const OLD: Self = Self {
-        attempt: false,
-        event: false,
-        suppressed: 0,
-    };
+    const NEW: Self = Self { attempt: true, event: true, suppressed: 0 };
+    const OLD: Self = Self { attempt: false, event: false, suppressed: 0 };
 }
 
 /// Whether a denied packet is an attempt of its own and deserves an event.
@@ -211,11 +194,7 @@ fn recognise(
         _pad: [0; 5],
     });
     let now = track::now();
-    let entry = AttemptEntry {
-        time: now,
-        sequence: frame.packet.sequence,
-        suppressed: 0,
-    };
+    let entry = AttemptEntry { time: now, sequence: frame.packet.sequence, suppressed: 0 };
     let Some(pointer) = maps::attempt(key) else {
         maps::remember_attempt(key, &entry);
         return Recognised::NEW;
@@ -233,19 +212,11 @@ fn recognise(
         last.suppressed = last.suppressed.wrapping_add(1);
         let opens = matches!(frame.kind, FrameKind::Flow)
             && matches!(frame.packet.intent, Intent::Open | Intent::Datagram);
-        return Recognised {
-            attempt: !opens,
-            event: false,
-            suppressed: 0,
-        };
+        return Recognised { attempt: !opens, event: false, suppressed: 0 };
     }
     let suppressed = last.suppressed;
     *last = entry;
-    Recognised {
-        attempt: true,
-        event: true,
-        suppressed,
-    }
+    Recognised { attempt: true, event: true, suppressed }
 }
 
 /// The ports of the destination's policy entry that the packet's port belongs to, which bounds the labels.
@@ -258,10 +229,7 @@ fn port_label(config: &Config, frame: &Frame, denial: &Denial) -> (u16, u16) {
     {
         return (0, 0);
     }
-    let policy = Policy {
-        config,
-        revision: config.revision,
-    };
+    let policy = Policy { config, revision: config.revision };
     match policy.rule(
         denial.destination.party.identity,
         PORT_LABEL,

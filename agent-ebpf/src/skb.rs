@@ -87,12 +87,7 @@ impl Skb {
     fn load_to<W: Word, const N: usize>(self, offset: usize, target: *mut [W; N]) -> bool {
         // SAFETY: the target has room for N words.
         unsafe {
-            bpf_skb_load_bytes(
-                self.raw.cast(),
-                offset as u32,
-                target.cast(),
-                size_of::<[W; N]>() as u32,
-            ) == 0
+            bpf_skb_load_bytes(self.raw.cast(), offset as u32, target.cast(), size_of::<[W; N]>() as u32) == 0
         }
     }
 }

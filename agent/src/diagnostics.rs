@@ -49,27 +49,17 @@ impl Place {
         let start = floor_char_boundary(text, start);
         let end = floor_char_boundary(text, end).max(start);
         let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
-        let line_end = text[start..]
-            .find('\n')
-            .map_or(text.len(), |newline| start + newline);
+        let line_end = text[start..].find('\n').map_or(text.len(), |newline| start + newline);
         let line = text[..start].bytes().filter(|&byte| byte == b'\n').count() + 1;
         let column = text[line_start..start].chars().count() + 1;
         let length = text[start..end.min(line_end)].trim_end().chars().count().max(1);
         let excerpt = text[line_start..line_end].trim_end_matches('\r').to_owned();
-        Self {
-            line,
-            column,
-            length,
-            excerpt,
-        }
+        Self { line, column, length, excerpt }
     }
 
     fn byte_range(&self) -> std::ops::Range<usize> {
         let offset = |chars: usize| {
-            self.excerpt
-                .char_indices()
-                .nth(chars)
-                .map_or(self.excerpt.len(), |(byte, _)| byte)
+            self.excerpt.char_indices().nth(chars).map_or(self.excerpt.len(), |(byte, _)| byte)
         };
         offset(self.column - 1)..offset(self.column - 1 + self.length)
     }
@@ -93,18 +83,11 @@ impl Diagnostic {
             ),
             None => title.element(Origin::path(self.file.as_str())),
         };
-        let renderer = if coloured {
-            Renderer::styled()
-        } else {
-            Renderer::plain()
-        };
+        let renderer = if coloured { Renderer::styled() } else { Renderer::plain() };
         let mut rendered = renderer.render(&[group]);
         if let Some(hint) = &self.hint {
             let (on, off) = if coloured {
-                (
-                    DEFAULT_HELP_STYLE.render().to_string(),
-                    DEFAULT_HELP_STYLE.render_reset().to_string(),
-                )
+                (DEFAULT_HELP_STYLE.render().to_string(), DEFAULT_HELP_STYLE.render_reset().to_string())
             } else {
                 (String::new(), String::new())
             };
@@ -118,19 +101,14 @@ impl Diagnostic {
 /// Whether any finding is an error.
 #[must_use]
 pub fn has_errors(diagnostics: &[Diagnostic]) -> bool {
-    diagnostics
-        .iter()
-        .any(|diagnostic| diagnostic.severity == Severity::Error)
+    diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
 }
 
 /// Renders findings for people, a blank line between two.
 #[must_use]
 pub fn render(diagnostics: &[Diagnostic], coloured: bool) -> String {
-    let mut text = diagnostics
-        .iter()
-        .map(|diagnostic| diagnostic.render(coloured))
-        .collect::<Vec<_>>()
-        .join("\n\n");
+    let mut text =
+        diagnostics.iter().map(|diagnostic| diagnostic.render(coloured)).collect::<Vec<_>>().join("\n\n");
     if !text.is_empty() {
         text.push('\n');
     }

@@ -60,8 +60,5 @@ pub fn load(sources: &[Source], profile: Option<&str>) -> Loaded {
     let diagnostics = report.finish();
     let files = sources.iter().map(|source| source.name.clone()).collect();
     let policies = (!has_errors(&diagnostics)).then_some(PolicySet { policies, files });
-    Loaded {
-        policies,
-        diagnostics,
-    }
+    Loaded { policies, diagnostics }
 }

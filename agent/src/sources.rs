@@ -104,57 +104,37 @@ pub fn read(paths: &[PathBuf]) -> (Vec<Source>, Vec<SourceError>) {
 
 /// The files that one argument stands for.
 fn files(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
-    let unreadable = |source| SourceError::Unreadable {
-        path: path.to_owned(),
-        source,
-    };
+    let unreadable = |source| SourceError::Unreadable { path: path.to_owned(), source };
     if path == Path::new("-") || !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
     let mut found = Vec::new();
     for entry in path.read_dir().map_err(unreadable)? {
         let file = entry.map_err(unreadable)?.path();
-        let is_policy = file
-            .extension()
-            .is_some_and(|extension| extension == "yaml" || extension == "yml");
+        let is_policy = file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
         if is_policy && !file.is_dir() {
             found.push(file);
         }
     }
     found.sort();
-    if found.is_empty() {
-        Err(SourceError::NoPolicies {
-            path: path.to_owned(),
-        })
-    } else {
-        Ok(found)
-    }
+    if found.is_empty() { Err(SourceError::NoPolicies { path: path.to_owned() }) } else { Ok(found) }
 }
 
 fn read_file(path: &Path) -> Result<Source, SourceError> {
     let mut bytes = Vec::new();
     let name = if path == Path::new("-") {
-        io::stdin()
-            .lock()
-            .take(MAX_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(SourceError::Stdin)?;
+        io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(SourceError::Stdin)?;
         "stdin".to_owned()
     } else {
         File::open(path)
             .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
-            .map_err(|source| SourceError::Unreadable {
-                path: path.to_owned(),
-                source,
-            })?;
+            .map_err(|source| SourceError::Unreadable { path: path.to_owned(), source })?;
         path.display().to_string()
     };
     if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_BYTES) {
         return Err(SourceError::TooLarge { name });
     }
-    let text = String::from_utf8(bytes).map_err(|source| SourceError::NotText {
-        name: name.clone(),
-        source,
-    })?;
+    let text =
+        String::from_utf8(bytes).map_err(|source| SourceError::NotText { name: name.clone(), source })?;
     Ok(Source { name, text })
 }

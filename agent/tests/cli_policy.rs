@@ -11,10 +11,7 @@ const GOOD: &str = "version: 1\npolicy: shop\napplies_to: { project: shop }\nser
 
 fn portcullis(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    command
-        .args(arguments)
-        .env_remove("NO_COLOR")
-        .env_remove("CLICOLOR_FORCE");
+    command.args(arguments).env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
     command
 }
 
@@ -54,23 +51,13 @@ fn lint_is_silent_about_good_policies() {
 
 #[test]
 fn lint_ends_with_1_and_reports_all_files() {
-    let directory = directory(&[
-        ("b.yml", "version: 1\nhost: x\n"),
-        ("a.yaml", &GOOD.replace("80/tcp", "80")),
-    ]);
+    let directory =
+        directory(&[("b.yml", "version: 1\nhost: x\n"), ("a.yaml", &GOOD.replace("80/tcp", "80"))]);
     let ran = run(&mut portcullis(&["policy", "lint", text(directory.path())]));
     assert_eq!(ran.code, 1, "{}", ran.stderr);
-    assert!(
-        ran.stdout.contains("error[P014]: port `80` names no protocol"),
-        "{}",
-        ran.stdout
-    );
+    assert!(ran.stdout.contains("error[P014]: port `80` names no protocol"), "{}", ran.stdout);
     assert!(ran.stdout.contains("a.yaml:5:36"), "{}", ran.stdout);
-    assert!(
-        ran.stdout.contains("hint: write `80/tcp` or `80/udp`"),
-        "{}",
-        ran.stdout
-    );
+    assert!(ran.stdout.contains("hint: write `80/tcp` or `80/udp`"), "{}", ran.stdout);
     assert!(ran.stdout.contains("error[P017]"), "{}", ran.stdout);
     assert!(!ran.stdout.contains('\u{1b}'), "no colour into a pipe");
 }
@@ -89,9 +76,7 @@ fn a_pipe_gets_colour_only_on_request() {
     let ran = run(command.env("CLICOLOR_FORCE", "1").write_stdin("version: 2\n"));
     assert_eq!(ran.code, 1);
     assert!(ran.stdout.contains('\u{1b}'));
-    let ran = run(portcullis(&["policy", "lint", "-"])
-        .env("NO_COLOR", "1")
-        .write_stdin("version: 2\n"));
+    let ran = run(portcullis(&["policy", "lint", "-"]).env("NO_COLOR", "1").write_stdin("version: 2\n"));
     assert!(!ran.stdout.contains('\u{1b}'));
 }
 
@@ -124,16 +109,7 @@ fn lint_ends_with_2_on_what_it_cannot_read_and_still_checks_the_rest() {
 fn a_file_named_twice_is_read_once() {
     let directory = directory(&[("a.yaml", GOOD)]);
     let file = directory.path().join("a.yaml");
-    assert_eq!(
-        run(&mut portcullis(&[
-            "policy",
-            "lint",
-            text(&file),
-            text(directory.path())
-        ]))
-        .code,
-        0
-    );
+    assert_eq!(run(&mut portcullis(&["policy", "lint", text(&file), text(directory.path())])).code, 0);
 }
 
 #[test]
@@ -143,10 +119,7 @@ fn lint_reads_standard_input_and_writes_json() {
     assert_eq!(ran.code, 1);
     let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
     let finding = &report["diagnostics"][0];
-    assert_eq!(
-        (finding["code"].as_str(), finding["file"].as_str()),
-        (Some("P009"), Some("stdin"))
-    );
+    assert_eq!((finding["code"].as_str(), finding["file"].as_str()), (Some("P009"), Some("stdin")));
     assert_eq!(finding["place"]["line"], 5);
     let mut command = portcullis(&["policy", "lint", "-", "-o", "json"]);
     let clean: serde_json::Value = serde_json::from_str(&run(command.write_stdin(GOOD)).stdout).unwrap();
@@ -158,22 +131,14 @@ fn an_unknown_profile_is_a_finding() {
     let mut command = portcullis(&["policy", "lint", "-", "--profile", "nowhere"]);
     let ran = run(command.write_stdin(GOOD));
     assert_eq!(ran.code, 1);
-    assert!(
-        ran.stdout.contains("no loaded policy uses a profile `nowhere`"),
-        "{}",
-        ran.stdout
-    );
+    assert!(ran.stdout.contains("no loaded policy uses a profile `nowhere`"), "{}", ran.stdout);
 }
 
 #[test]
 fn show_prints_tables_and_json() {
     let ran = run(portcullis(&["policy", "show", "--policy", "-"]).write_stdin(GOOD));
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert!(
-        ran.stdout.contains("policy shop (project shop)"),
-        "{}",
-        ran.stdout
-    );
+    assert!(ran.stdout.contains("policy shop (project shop)"), "{}", ran.stdout);
     assert!(ran.stdout.contains("host, world"), "{}", ran.stdout);
     let ran = run(portcullis(&["policy", "show", "--policy", "-", "-o", "json"]).write_stdin(GOOD));
     let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();

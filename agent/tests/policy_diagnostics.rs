@@ -11,19 +11,13 @@ fn sources(texts: &[String]) -> Vec<Source> {
     texts
         .iter()
         .enumerate()
-        .map(|(index, text)| Source {
-            name: format!("policies/{}.yaml", index + 1),
-            text: text.clone(),
-        })
+        .map(|(index, text)| Source { name: format!("policies/{}.yaml", index + 1), text: text.clone() })
         .collect()
 }
 
 fn findings(texts: &[String], profile: Option<&str>) -> String {
     let loaded = load(&sources(texts), profile);
-    assert_eq!(
-        loaded.policies.is_none(),
-        diagnostics::has_errors(&loaded.diagnostics)
-    );
+    assert_eq!(loaded.policies.is_none(), diagnostics::has_errors(&loaded.diagnostics));
     diagnostics::render(&loaded.diagnostics, false)
 }
 
@@ -82,11 +76,7 @@ mistakes! {
 
 #[test]
 fn good_policies_have_no_findings() {
-    for text in [
-        body("services: { x: {} }\n"),
-        body("services:\n  x:\n"),
-        body("services: {}\n"),
-    ] {
+    for text in [body("services: { x: {} }\n"), body("services:\n  x:\n"), body("services: {}\n")] {
         assert_eq!(findings(&text, None), "", "{text:?}");
     }
     let anchors = body(
@@ -126,13 +116,7 @@ fn windows_line_ends_and_byte_order_marks_do_not_move_places() {
         let places: Vec<_> = loaded
             .diagnostics
             .iter()
-            .map(|diagnostic| {
-                diagnostic
-                    .place
-                    .as_ref()
-                    .map(|place| (place.line, place.column))
-                    .unwrap()
-            })
+            .map(|diagnostic| diagnostic.place.as_ref().map(|place| (place.line, place.column)).unwrap())
             .collect();
         assert_eq!(places, [(5, 3), (5, 18)]);
     }
@@ -146,10 +130,7 @@ fn colours_change_nothing_but_colours() {
     let found = load(&texts, None).diagnostics;
     let coloured = diagnostics::render(&found, true);
     assert!(coloured.contains('\u{1b}'));
-    assert_eq!(
-        anstream::adapter::strip_str(&coloured).to_string(),
-        diagnostics::render(&found, false)
-    );
+    assert_eq!(anstream::adapter::strip_str(&coloured).to_string(), diagnostics::render(&found, false));
 }
 
 #[test]

@@ -15,13 +15,8 @@ use portcullis::policy::{
 };
 
 fn read(name: &str) -> Source {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../policies")
-        .join(name);
-    Source {
-        name: format!("policies/{name}"),
-        text: std::fs::read_to_string(path).unwrap(),
-    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies").join(name);
+    Source { name: format!("policies/{name}"), text: std::fs::read_to_string(path).unwrap() }
 }
 
 fn shown(name: &str, profile: &str) -> PolicyMatrix {
@@ -38,11 +33,7 @@ fn table(shown: &PolicyMatrix) -> BTreeMap<(String, String), BTreeSet<String>> {
         .ingress
         .iter()
         .map(|row| {
-            let allowed = row
-                .sources
-                .iter()
-                .filter(|cell| cell.allowed)
-                .map(|cell| cell.source.clone());
+            let allowed = row.sources.iter().filter(|cell| cell.allowed).map(|cell| cell.source.clone());
             ((row.service.clone(), row.port.clone()), allowed.collect())
         })
         .collect()
@@ -110,11 +101,7 @@ fn qerds_behind_a_proxy_on_the_host() {
         expected.retain(|(service, _), _| service != "reverse-proxy");
         let api = ("qerds-api".to_owned(), "8000/tcp".to_owned());
         expected.insert(api, BTreeSet::from(["host".to_owned()]));
-        assert_eq!(
-            table(&shown("variants/qerds-host-proxy.yaml", profile)),
-            expected,
-            "{profile}"
-        );
+        assert_eq!(table(&shown("variants/qerds-host-proxy.yaml", profile)), expected, "{profile}");
     }
 }
 
@@ -158,11 +145,7 @@ fn app_in_development() {
 fn instances_are_isolated() {
     for profile in ["production", "development"] {
         for row in shown("app.yaml", profile).ingress {
-            let other = row
-                .sources
-                .iter()
-                .find(|cell| cell.source == "other instance")
-                .unwrap();
+            let other = row.sources.iter().find(|cell| cell.source == "other instance").unwrap();
             assert!(!other.allowed, "{} {}", row.service, row.port);
             assert_eq!(other.reason, Some("cross_instance"));
         }
@@ -172,19 +155,10 @@ fn instances_are_isolated() {
 #[test]
 fn what_does_not_belong_to_production_says_so() {
     let shown = shown("qerds.yaml", "production");
-    for (service, port) in [
-        ("mailpit", "1025/tcp"),
-        ("mailpit", "8025/tcp"),
-        ("mocks", "5000/tcp"),
-    ] {
+    for (service, port) in [("mailpit", "1025/tcp"), ("mailpit", "8025/tcp"), ("mocks", "5000/tcp")] {
         let row = shown.row(service, port).unwrap();
         assert!(!row.in_profile);
-        assert!(
-            row.sources
-                .iter()
-                .all(|cell| cell.reason == Some("not_in_profile")),
-            "{row:#?}"
-        );
+        assert!(row.sources.iter().all(|cell| cell.reason == Some("not_in_profile")), "{row:#?}");
     }
     let trust = shown.row("qerds-trust", "8080/tcp").unwrap();
     assert_eq!((trust.severity, trust.mode), ("critical", "enforce"));
@@ -217,82 +191,37 @@ fn the_shipped_directory_loads_as_a_whole_under_both_profiles() {
 #[test]
 fn the_shipped_schema_is_current_and_fits_the_shipped_policies() {
     let current = schema::schema().unwrap();
-    assert_eq!(
-        read("schema.json").text,
-        current,
-        "run `portcullis policy schema > policies/schema.json`"
-    );
+    assert_eq!(read("schema.json").text, current, "run `portcullis policy schema > policies/schema.json`");
     let schema: serde_json::Value = serde_json::from_str(&current).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     for name in ["qerds.yaml", "app.yaml", "variants/qerds-host-proxy.yaml"] {
         let policy: serde_json::Value = serde_saphyr::from_str(&read(name).text).unwrap();
-        let errors: Vec<String> = validator
-            .iter_errors(&policy)
-            .map(|error| error.to_string())
-            .collect();
+        let errors: Vec<String> = validator.iter_errors(&policy).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{name}: {errors:?}");
     }
     for (text, fits) in [
-        (
-            "{version: 1, policy: p, applies_to: {project: p}, services: {x: {}}}",
-            true,
-        ),
-        (
-            "{version: 1, policy: p, applies_to: {project: p}, services: {x: }}",
-            true,
-        ),
+        ("{version: 1, policy: p, applies_to: {project: p}, services: {x: {}}}", true),
+        ("{version: 1, policy: p, applies_to: {project: p}, services: {x: }}", true),
         (
             "{version: 1, policy: p, applies_to: {project: p}, services: {x: {ports: [{port: any, from: [a]}]}}}",
             true,
         ),
-        (
-            "{version: 1, policy: p, applies_to: {project: p}, services: {x: {select: {label: {a: b}}}}}",
-            true,
-        ),
+        ("{version: 1, policy: p, applies_to: {project: p}, services: {x: {select: {label: {a: b}}}}}", true),
         (
             "{version: 1, policy: p, applies_to: {project: p}, services: {x: {egress: [dns, {to: world, ports: [any]}]}}}",
             true,
         ),
-        (
-            "{version: 2, policy: p, applies_to: {project: p}, services: {}}",
-            false,
-        ),
+        ("{version: 2, policy: p, applies_to: {project: p}, services: {}}", false),
         ("{version: 1, policy: p, applies_to: {project: p}}", false),
-        (
-            "{version: 1, policy: p, applies_to: {project: p, container: q}, services: {}}",
-            false,
-        ),
-        (
-            "{version: 1, policy: p, applies_to: {project: p}, services: {x: {ports: [80]}}}",
-            false,
-        ),
-        (
-            "{version: 1, policy: p, applies_to: {project: p}, services: {x: {from: }}}",
-            false,
-        ),
-        (
-            "{version: 1, policy: p, applies_to: {project: p}, services: {x: {form: []}}}",
-            false,
-        ),
-        (
-            "{version: 1, policy: p, applies_to: {project: p}, services: {x: {exposure: all}}}",
-            false,
-        ),
+        ("{version: 1, policy: p, applies_to: {project: p, container: q}, services: {}}", false),
+        ("{version: 1, policy: p, applies_to: {project: p}, services: {x: {ports: [80]}}}", false),
+        ("{version: 1, policy: p, applies_to: {project: p}, services: {x: {from: }}}", false),
+        ("{version: 1, policy: p, applies_to: {project: p}, services: {x: {form: []}}}", false),
+        ("{version: 1, policy: p, applies_to: {project: p}, services: {x: {exposure: all}}}", false),
     ] {
         let policy: serde_json::Value = serde_saphyr::from_str(text).unwrap();
         assert_eq!(validator.is_valid(&policy), fits, "{text}");
-        let loaded = load(
-            &[Source {
-                name: "t".to_owned(),
-                text: text.replace("[a]", "[x]"),
-            }],
-            None,
-        );
-        assert_eq!(
-            loaded.policies.is_some(),
-            fits,
-            "{text}\n{:#?}",
-            loaded.diagnostics
-        );
+        let loaded = load(&[Source { name: "t".to_owned(), text: text.replace("[a]", "[x]") }], None);
+        assert_eq!(loaded.policies.is_some(), fits, "{text}\n{:#?}", loaded.diagnostics);
     }
 }

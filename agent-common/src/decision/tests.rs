@@ -17,7 +17,7 @@ use crate::{
 struct Table {
     strictest: Option<Mode>,
     subjects: BTreeMap<u32, Subject>,
-    classes: BTreeMap<(u32, Scope, [u8; 16]), u32>,
+    classes: BTreeMap<(u32, Scope, Address), u32>,
     rules: BTreeMap<(u32, u32, Direction, u8, u16), Rule>,
 }
 
@@ -30,46 +30,28 @@ impl PolicyTable for Table {
         self.subjects.get(&identity).copied()
     }
 
-    fn address_class(&self, subject: u32, scope: Scope, address: &[u8; 16]) -> Option<u32> {
+    fn address_class(&self, subject: u32, scope: Scope, address: &Address) -> Option<u32> {
         self.classes.get(&(subject, scope, *address)).copied()
     }
 
     fn rule(&self, subject: u32, peer: u32, direction: Direction, protocol: u8, port: u16) -> Option<Rule> {
-        self.rules
-            .get(&(subject, peer, direction, protocol, port))
-            .copied()
+        self.rules.get(&(subject, peer, direction, protocol, port)).copied()
     }
 }
 
 const CLASS: u32 = identity::FIRST_ADDRESS_CLASS + 7;
-const OFFICE: [u8; 16] = [9; 16];
+const OFFICE: Address = Address::new([9; 16]);
 
 fn row(mode: Mode, flags: u8) -> Subject {
-    Subject {
-        policy: 3,
-        mode: mode as u8,
-        severity: Severity::Critical as u8,
-        flags,
-        _pad: [0; 3],
-    }
+    Subject { policy: 3, mode: mode as u8, severity: Severity::Critical as u8, flags, _pad: [0; 3] }
 }
 
 fn rule(number: u32, allow: u8) -> Rule {
-    Rule {
-        rule: number,
-        port_first: 0,
-        port_last: 0,
-        allow,
-        _pad: [0; 3],
-    }
+    Rule { rule: number, port_first: 0, port_last: 0, allow, _pad: [0; 3] }
 }
 
 fn covered(identity: u32, instance: u32) -> Party {
-    Party {
-        kind: PartyKind::Covered,
-        identity,
-        instance,
-    }
+    Party { kind: PartyKind::Covered, identity, instance }
 }
 
 /// 256 and 257 in instance 1, 258 in instance 2, 259 out of profile, 260 unnamed, 261 observing.
@@ -92,8 +74,8 @@ fn attempt(source: Party, destination: Party) -> Attempt {
     Attempt {
         source,
         destination,
-        source_address: [1; 16],
-        destination_address: [2; 16],
+        source_address: Address::new([1; 16]),
+        destination_address: Address::new([2; 16]),
         protocol: PROTOCOL_TCP,
         port: 80,
     }
@@ -101,10 +83,7 @@ fn attempt(source: Party, destination: Party) -> Attempt {
 
 #[track_caller]
 fn assert_dropped(table: &Table, source: Party, destination: Party, reason: DropReason) {
-    assert_eq!(
-        decide(table, &attempt(source, destination)).verdict,
-        Verdict::Dropped(reason)
-    );
+    assert_eq!(decide(table, &attempt(source, destination)).verdict, Verdict::Dropped(reason));
 }
 
 #[test]
@@ -112,10 +91,7 @@ fn where_nobody_is_covered_nothing_is_restricted() {
     for source in [Party::UNMANAGED, Party::HOST, Party::WORLD] {
         for destination in [Party::UNMANAGED, Party::HOST, Party::WORLD] {
             let decision = decide(&table(), &attempt(source, destination));
-            assert_eq!(
-                (decision.verdict, decision.policy, decision.rule),
-                (Verdict::Forwarded, 0, 0)
-            );
+            assert_eq!((decision.verdict, decision.policy, decision.rule), (Verdict::Forwarded, 0, 0));
             assert_eq!(decision.subject, identity::UNKNOWN);
         }
     }
@@ -158,10 +134,7 @@ fn flags_of_the_deciding_side_come_first() {
 #[test]
 fn an_endpoint_without_a_row_is_not_ready_under_the_strictest_mode() {
     let mut table = table();
-    for (source, destination) in [
-        (covered(256, 1), covered(999, 1)),
-        (covered(999, 1), Party::WORLD),
-    ] {
+    for (source, destination) in [(covered(256, 1), covered(999, 1)), (covered(999, 1), Party::WORLD)] {
         assert_dropped(&table, source, destination, DropReason::NotReady);
     }
     table.strictest = Some(Mode::Observe);
@@ -173,13 +146,9 @@ fn an_endpoint_without_a_row_is_not_ready_under_the_strictest_mode() {
 #[test]
 fn between_endpoints_only_the_destination_decides() {
     let mut table = table();
-    table
-        .rules
-        .insert((257, 256, Direction::Egress, PROTOCOL_TCP, 80), rule(1, 1));
+    table.rules.insert((257, 256, Direction::Egress, PROTOCOL_TCP, 80), rule(1, 1));
     assert_dropped(&table, covered(257, 1), covered(256, 1), DropReason::NoRule);
-    table
-        .rules
-        .insert((256, 257, Direction::Ingress, PROTOCOL_TCP, 80), rule(2, 1));
+    table.rules.insert((256, 257, Direction::Ingress, PROTOCOL_TCP, 80), rule(2, 1));
     let decision = decide(&table, &attempt(covered(257, 1), covered(256, 1)));
     assert_eq!((decision.verdict, decision.rule), (Verdict::Forwarded, 2));
     assert_eq!((decision.subject, decision.direction), (256, Direction::Ingress));
@@ -189,55 +158,27 @@ fn between_endpoints_only_the_destination_decides() {
 #[test]
 fn a_rule_is_about_its_protocol_port_peer_and_direction() {
     let mut table = table();
-    table.rules.insert(
-        (256, identity::HOST, Direction::Ingress, PROTOCOL_TCP, 80),
-        rule(1, 1),
-    );
+    table.rules.insert((256, identity::HOST, Direction::Ingress, PROTOCOL_TCP, 80), rule(1, 1));
     let open = attempt(Party::HOST, covered(256, 1));
     assert_eq!(decide(&table, &open).verdict, Verdict::Forwarded);
     for other in [
         Attempt { port: 81, ..open },
-        Attempt {
-            protocol: PROTOCOL_UDP,
-            ..open
-        },
-        Attempt {
-            protocol: PROTOCOL_ICMP,
-            port: 0,
-            ..open
-        },
-        Attempt {
-            source: Party::WORLD,
-            ..open
-        },
-        Attempt {
-            destination: covered(257, 1),
-            ..open
-        },
-        Attempt {
-            source: covered(256, 1),
-            destination: Party::HOST,
-            ..open
-        },
+        Attempt { protocol: PROTOCOL_UDP, ..open },
+        Attempt { protocol: PROTOCOL_ICMP, port: 0, ..open },
+        Attempt { source: Party::WORLD, ..open },
+        Attempt { destination: covered(257, 1), ..open },
+        Attempt { source: covered(256, 1), destination: Party::HOST, ..open },
     ] {
-        assert!(
-            matches!(decide(&table, &other).verdict, Verdict::Dropped(_)),
-            "{other:?}"
-        );
+        assert!(matches!(decide(&table, &other).verdict, Verdict::Dropped(_)), "{other:?}");
     }
 }
 
 #[test]
 fn an_entry_that_denies_names_its_line() {
     let mut table = table();
-    table
-        .rules
-        .insert((256, 257, Direction::Ingress, PROTOCOL_TCP, 80), rule(5, 0));
+    table.rules.insert((256, 257, Direction::Ingress, PROTOCOL_TCP, 80), rule(5, 0));
     let decision = decide(&table, &attempt(covered(257, 1), covered(256, 1)));
-    assert_eq!(
-        (decision.verdict, decision.rule),
-        (Verdict::Dropped(DropReason::NoRule), 5)
-    );
+    assert_eq!((decision.verdict, decision.rule), (Verdict::Dropped(DropReason::NoRule), 5));
 }
 
 #[test]
@@ -262,27 +203,18 @@ fn addresses_are_looked_up_only_under_their_flag_and_scope() {
         (Scope::ToUnmanaged, covered(256, 1), Party::UNMANAGED),
     ];
     for (scope, source, destination) in scopes {
-        let direction = if scope == Scope::FromWorld {
-            Direction::Ingress
-        } else {
-            Direction::Egress
-        };
+        let direction = if scope == Scope::FromWorld { Direction::Ingress } else { Direction::Egress };
         let mut table = table();
-        table
-            .rules
-            .insert((256, CLASS, direction, PROTOCOL_TCP, 80), rule(4, 1));
+        table.rules.insert((256, CLASS, direction, PROTOCOL_TCP, 80), rule(4, 1));
         table.classes.insert((256, scope, OFFICE), CLASS);
         let mut tried = attempt(source, destination);
         (tried.source_address, tried.destination_address) = if scope == Scope::FromWorld {
-            (OFFICE, [2; 16])
+            (OFFICE, Address::new([2; 16]))
         } else {
-            ([1; 16], OFFICE)
+            (Address::new([1; 16]), OFFICE)
         };
         let verdict = |table: &Table, tried: &Attempt| decide(table, tried).verdict;
-        assert!(
-            matches!(verdict(&table, &tried), Verdict::Dropped(_)),
-            "{scope:?} without its flag"
-        );
+        assert!(matches!(verdict(&table, &tried), Verdict::Dropped(_)), "{scope:?} without its flag");
         for (other, ..) in scopes {
             table.subjects.insert(256, row(Mode::Enforce, other.flag()));
             let open = verdict(&table, &tried) == Verdict::Forwarded;
@@ -300,50 +232,24 @@ fn addresses_are_looked_up_only_under_their_flag_and_scope() {
 #[test]
 fn an_address_without_a_class_is_its_plain_peer() {
     let mut table = table();
-    table
-        .subjects
-        .insert(256, row(Mode::Enforce, Scope::FromWorld.flag()));
-    table.rules.insert(
-        (256, identity::WORLD, Direction::Ingress, PROTOCOL_TCP, 80),
-        rule(1, 1),
-    );
+    table.subjects.insert(256, row(Mode::Enforce, Scope::FromWorld.flag()));
+    table.rules.insert((256, identity::WORLD, Direction::Ingress, PROTOCOL_TCP, 80), rule(1, 1));
     let open = attempt(Party::WORLD, covered(256, 1));
     assert_eq!(decide(&table, &open).verdict, Verdict::Forwarded);
-    table
-        .classes
-        .insert((256, Scope::FromWorld, open.source_address), CLASS);
+    table.classes.insert((256, Scope::FromWorld, open.source_address), CLASS);
     assert_dropped(&table, open.source, open.destination, DropReason::NotExposed);
 }
 
 #[test]
 fn unmanaged_peers_that_a_policy_names_have_entries_of_their_own() {
     let mut table = table();
-    let named = Party {
-        kind: PartyKind::Unmanaged,
-        identity: 300,
-        instance: 0,
-    };
-    table
-        .rules
-        .insert((256, 300, Direction::Ingress, PROTOCOL_TCP, 80), rule(1, 1));
-    table
-        .rules
-        .insert((256, 300, Direction::Egress, PROTOCOL_TCP, 80), rule(2, 1));
-    assert_eq!(
-        decide(&table, &attempt(named, covered(256, 1))).verdict,
-        Verdict::Forwarded
-    );
-    assert_eq!(
-        decide(&table, &attempt(covered(256, 1), named)).verdict,
-        Verdict::Forwarded
-    );
+    let named = Party { kind: PartyKind::Unmanaged, identity: 300, instance: 0 };
+    table.rules.insert((256, 300, Direction::Ingress, PROTOCOL_TCP, 80), rule(1, 1));
+    table.rules.insert((256, 300, Direction::Egress, PROTOCOL_TCP, 80), rule(2, 1));
+    assert_eq!(decide(&table, &attempt(named, covered(256, 1))).verdict, Verdict::Forwarded);
+    assert_eq!(decide(&table, &attempt(covered(256, 1), named)).verdict, Verdict::Forwarded);
     assert_dropped(&table, Party::UNMANAGED, covered(256, 1), DropReason::NoRule);
-    assert_dropped(
-        &table,
-        covered(256, 1),
-        Party::UNMANAGED,
-        DropReason::EgressDenied,
-    );
+    assert_dropped(&table, covered(256, 1), Party::UNMANAGED, DropReason::EgressDenied);
 }
 
 fn any_party() -> impl Strategy<Value = Party> {
@@ -352,11 +258,7 @@ fn any_party() -> impl Strategy<Value = Party> {
         Just(Party::WORLD),
         Just(Party::UNMANAGED),
         (254u32..264, 0u32..3).prop_map(|(identity, instance)| covered(identity, instance)),
-        (254u32..264).prop_map(|identity| Party {
-            kind: PartyKind::Unmanaged,
-            identity,
-            instance: 0
-        }),
+        (254u32..264).prop_map(|identity| Party { kind: PartyKind::Unmanaged, identity, instance: 0 }),
     ]
 }
 
@@ -371,7 +273,7 @@ proptest! {
         source in any_party(),
         destination in any_party(),
         port in 79u16..82,
-        address in prop_oneof![Just(OFFICE), Just([1; 16])],
+        address in prop_oneof![Just(OFFICE), Just(Address::new([1; 16]))],
         flags in any::<u8>(),
         rules in any_rules(),
     ) {

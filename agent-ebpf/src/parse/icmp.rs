@@ -86,12 +86,7 @@ fn parse_error_v4(skb: Skb, offset: usize, payload: u32, frame: &mut Frame) -> R
         return Err(DropReason::InvalidPacket);
     }
     frame.packet.source = Address::from_ipv4_be(quoted[4]);
-    quote(
-        &mut frame.packet,
-        byte(quoted[2], 1),
-        [8, 0],
-        [quoted[5], quoted[6]],
-    )
+    quote(&mut frame.packet, byte(quoted[2], 1), [8, 0], [quoted[5], quoted[6]])
 }
 
 #[inline(always)]
@@ -99,9 +94,7 @@ fn parse_error_v6(skb: Skb, offset: usize, payload: u32, frame: &mut Frame) -> R
     if payload < (ICMP + IPV6 + QUOTED) as u32 {
         return Err(DropReason::InvalidPacket);
     }
-    let quoted = skb
-        .load_into(offset, &mut frame.quoted)
-        .ok_or(DropReason::InvalidPacket)?;
+    let quoted = skb.load_into(offset, &mut frame.quoted).ok_or(DropReason::InvalidPacket)?;
     let [first, second] = halves(quoted[0]);
     if byte(first, 0) >> 4 != 6 || Address::from_words([quoted[1], quoted[2]]) != frame.packet.destination {
         return Err(DropReason::InvalidPacket);

@@ -50,11 +50,7 @@ pub(super) fn parse(skb: Skb, frame: &mut Frame) -> Result<(), DropReason> {
 fn payload_length(skb: Skb, total: u16) -> Result<u32, DropReason> {
     let available = skb.len().wrapping_sub(ETHERNET as u32);
     // A local segmentation-offload packet above 64 KiB (BIG TCP) carries no length.
-    let total = if total == 0 && available > 0xffff {
-        available
-    } else {
-        u32::from(total)
-    };
+    let total = if total == 0 && available > 0xffff { available } else { u32::from(total) };
     if total < IPV4 as u32 || total > available {
         return Err(DropReason::InvalidPacket);
     }

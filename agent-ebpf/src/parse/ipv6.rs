@@ -16,9 +16,7 @@ const ROUTER_ALERT: u64 = 0x0000_0502_0000_0100;
 
 #[inline(always)]
 pub(super) fn parse(skb: Skb, frame: &mut Frame) -> Result<(), DropReason> {
-    let header = skb
-        .load_into(ETHERNET, &mut frame.ipv6_header)
-        .ok_or(DropReason::InvalidPacket)?;
+    let header = skb.load_into(ETHERNET, &mut frame.ipv6_header).ok_or(DropReason::InvalidPacket)?;
     frame.packet.source = Address::from_words([header[1], header[2]]);
     frame.packet.destination = Address::from_words([header[3], header[4]]);
     let [first, second] = halves(header[0]);
@@ -57,11 +55,7 @@ fn payload_length(skb: Skb, payload: u16) -> Result<u32, DropReason> {
     let available = skb.len() - headers;
     // A local segmentation-offload packet above 64 KiB (BIG TCP) carries no length; a jumbogram from the wire
     // has a hop-by-hop header, which only listener messages may have.
-    let payload = if payload == 0 && available > 0xffff {
-        available
-    } else {
-        u32::from(payload)
-    };
+    let payload = if payload == 0 && available > 0xffff { available } else { u32::from(payload) };
     if payload == 0 || payload > available {
         return Err(DropReason::InvalidPacket);
     }

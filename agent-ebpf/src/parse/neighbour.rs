@@ -32,11 +32,7 @@ pub(super) fn parse_arp(skb: Skb, frame: &mut Frame) -> Result<(), DropReason> {
     frame.claim_mac = Mac::from_shorts([arp[4], arp[5], arp[6]]);
     let sender = ipv4_be([arp[7], arp[8]]);
     // 0.0.0.0 asks whether an address is taken and claims nothing (RFC 5227).
-    frame.claim = if sender == 0 {
-        Address::UNSPECIFIED
-    } else {
-        Address::from_ipv4_be(sender)
-    };
+    frame.claim = if sender == 0 { Address::UNSPECIFIED } else { Address::from_ipv4_be(sender) };
     frame.packet.source = frame.claim;
     frame.packet.destination = Address::from_ipv4_be(ipv4_be([arp[12], arp[13]]));
     Ok(())
@@ -87,10 +83,6 @@ pub(super) fn parse_nd(
         return Err(DropReason::InvalidPacket);
     }
     frame.kind = FrameKind::Neighbour;
-    frame.claim = if kind == SOLICITATION {
-        frame.packet.source
-    } else {
-        target
-    };
+    frame.claim = if kind == SOLICITATION { frame.packet.source } else { target };
     Ok(())
 }

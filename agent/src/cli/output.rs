@@ -27,10 +27,7 @@ pub(super) enum Format {
 
 /// Writes data and ends with `code`. Whoever reads may have had enough (`| head`): that is no failure.
 pub(super) fn finish(data: &str, code: u8) -> ExitCode {
-    match anstream::stdout()
-        .write_all(data.as_bytes())
-        .and_then(|()| anstream::stdout().flush())
-    {
+    match anstream::stdout().write_all(data.as_bytes()).and_then(|()| anstream::stdout().flush()) {
         Ok(()) => ExitCode::from(code),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(code),
         Err(error) => {

@@ -95,13 +95,7 @@ fn run_lint(arguments: &Lint) -> ExitCode {
     };
     match arguments.output {
         Format::Text => finish(&diagnostics::render(&found, true), code),
-        Format::Json => finish_json(
-            &LintReport {
-                schema: "portcullis.lint/v1",
-                diagnostics: &found,
-            },
-            code,
-        ),
+        Format::Json => finish_json(&LintReport { schema: "portcullis.lint/v1", diagnostics: &found }, code),
     }
 }
 
@@ -117,10 +111,7 @@ fn run_show(arguments: &Show) -> ExitCode {
     for error in &unreadable {
         note(&error.render());
     }
-    let Loaded {
-        policies,
-        diagnostics,
-    } = load(&texts, arguments.profile.as_deref());
+    let Loaded { policies, diagnostics } = load(&texts, arguments.profile.as_deref());
     let findings = diagnostics::render(&diagnostics, true);
     if !findings.is_empty() {
         note(findings.trim_end());
@@ -134,13 +125,7 @@ fn run_show(arguments: &Show) -> ExitCode {
     };
     match arguments.output {
         Format::Text => finish(&tables(&shown), CLEAN),
-        Format::Json => finish_json(
-            &ShowReport {
-                schema: "portcullis.policy/v1",
-                matrix: &shown,
-            },
-            CLEAN,
-        ),
+        Format::Json => finish_json(&ShowReport { schema: "portcullis.policy/v1", matrix: &shown }, CLEAN),
     }
 }
 
@@ -152,12 +137,7 @@ fn finish_json(value: &impl Serialize, code: u8) -> ExitCode {
 }
 
 fn tables(shown: &Matrix) -> String {
-    shown
-        .policies
-        .iter()
-        .map(policy_tables)
-        .collect::<Vec<_>>()
-        .join("\n")
+    shown.policies.iter().map(policy_tables).collect::<Vec<_>>().join("\n")
 }
 
 fn policy_tables(policy: &PolicyMatrix) -> String {
@@ -173,29 +153,16 @@ fn policy_tables(policy: &PolicyMatrix) -> String {
     ingress.load_style(UTF8_HORIZONTAL_ONLY);
     ingress.set_header(["service", "port", "severity", "mode", "reached by"]);
     for row in &policy.ingress {
-        let allowed: Vec<&str> = row
-            .sources
-            .iter()
-            .filter(|cell| cell.allowed)
-            .map(|cell| cell.source.as_str())
-            .collect();
+        let allowed: Vec<&str> =
+            row.sources.iter().filter(|cell| cell.allowed).map(|cell| cell.source.as_str()).collect();
         let reached_by = match (row.in_profile, allowed.is_empty()) {
             (false, _) => "(not in this profile)".to_owned(),
             (true, true) => "nobody".to_owned(),
             (true, false) => allowed.join(", "),
         };
-        ingress.add_row([
-            row.service.as_str(),
-            &row.port,
-            row.severity,
-            row.mode,
-            &reached_by,
-        ]);
+        ingress.add_row([row.service.as_str(), &row.port, row.severity, row.mode, &reached_by]);
     }
-    let _infallible = writeln!(
-        text,
-        "{ingress}\n\nwhat each service may reach outside its instance"
-    );
+    let _infallible = writeln!(text, "{ingress}\n\nwhat each service may reach outside its instance");
     let mut egress = Table::new();
     egress.load_style(UTF8_HORIZONTAL_ONLY);
     egress.set_header(["service", "may reach"]);

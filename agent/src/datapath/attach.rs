@@ -46,20 +46,13 @@ const HANDLE: u32 = 0x706f_7274;
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     #[error("failed to attach `{program}` to `{interface}`")]
-    Program {
-        program: &'static str,
-        interface: String,
-        source: ProgramError,
-    },
+    Program { program: &'static str, interface: String, source: ProgramError },
     #[error("failed to add a clsact qdisc to `{interface}`")]
     Qdisc { interface: String, source: TcError },
     #[error("failed to use the link at `{path}`")]
     Link { path: PathBuf, source: LinkError },
     #[error("failed to pin a link at `{path}`")]
-    Pin {
-        path: PathBuf,
-        source: aya::pin::PinError,
-    },
+    Pin { path: PathBuf, source: aya::pin::PinError },
     #[error("`{interface}` changed its number while it was attached to")]
     Renamed { interface: String },
     #[error(transparent)]
@@ -67,11 +60,7 @@ pub enum AttachError {
     #[error(transparent)]
     Pins(#[from] PinError),
     #[error("failed to {verb} `{path}`")]
-    Io {
-        verb: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Io { verb: &'static str, path: PathBuf, source: io::Error },
 }
 
 /// What is attached where.
@@ -88,12 +77,7 @@ pub struct Attachments {
 impl Attachments {
     #[must_use]
     pub fn new(via: Via, pins: Pins) -> Self {
-        Self {
-            via,
-            pins,
-            links: BTreeMap::new(),
-            filters: BTreeMap::new(),
-        }
+        Self { via, pins, links: BTreeMap::new(), filters: BTreeMap::new() }
     }
 
     #[must_use]
@@ -105,9 +89,7 @@ impl Attachments {
     #[must_use]
     pub fn is_attached(&self, ifindex: u32) -> bool {
         match self.via {
-            Via::Tcx => Hook::ALL
-                .into_iter()
-                .all(|hook| self.links.contains_key(&(ifindex, hook))),
+            Via::Tcx => Hook::ALL.into_iter().all(|hook| self.links.contains_key(&(ifindex, hook))),
             Via::Clsact => self.filters.contains_key(&ifindex),
         }
     }
@@ -115,11 +97,7 @@ impl Attachments {
     /// The ports that have a program.
     #[must_use]
     pub fn attached(&self) -> BTreeSet<u32> {
-        self.links
-            .keys()
-            .map(|&(ifindex, _)| ifindex)
-            .chain(self.filters.keys().copied())
-            .collect()
+        self.links.keys().map(|&(ifindex, _)| ifindex).chain(self.filters.keys().copied()).collect()
     }
 
     /// Puts both programs onto a port, taking over what an earlier agent left there.
@@ -144,12 +122,8 @@ impl Attachments {
 
     /// Forgets ports that are gone, and takes the programs off those that are no longer ports of a watched bridge.
     pub fn retain(&mut self, ports: &BTreeSet<u32>) {
-        let gone: Vec<(u32, Hook)> = self
-            .links
-            .keys()
-            .filter(|(ifindex, _)| !ports.contains(ifindex))
-            .copied()
-            .collect();
+        let gone: Vec<(u32, Hook)> =
+            self.links.keys().filter(|(ifindex, _)| !ports.contains(ifindex)).copied().collect();
         for key in gone {
             // Closing the last descriptor of a link without a pin detaches it.
             if let Some(link) = self.links.remove(&key)
@@ -158,12 +132,8 @@ impl Attachments {
                 tracing::debug!(ifindex = key.0, %error, "link was not pinned any more");
             }
         }
-        let gone: Vec<u32> = self
-            .filters
-            .keys()
-            .filter(|ifindex| !ports.contains(ifindex))
-            .copied()
-            .collect();
+        let gone: Vec<u32> =
+            self.filters.keys().filter(|ifindex| !ports.contains(ifindex)).copied().collect();
         for ifindex in gone {
             if let Some(name) = self.filters.remove(&ifindex)
                 && interface_index(&name) == Some(ifindex)
@@ -183,11 +153,7 @@ impl Attachments {
             let dead = !existing.contains(&ifindex)
                 || pinned_ifindex(&path).is_ok_and(|linked| linked != Some(ifindex));
             if dead {
-                fs::remove_file(&path).map_err(|source| AttachError::Io {
-                    verb: "remove",
-                    path,
-                    source,
-                })?;
+                fs::remove_file(&path).map_err(|source| AttachError::Io { verb: "remove", path, source })?;
             }
         }
         Ok(())
@@ -201,11 +167,7 @@ fn attach_tcx(
     hook: Hook,
 ) -> Result<PinnedLink, AttachError> {
     let path = pins.link(port.ifindex, hook);
-    let failed = |source| AttachError::Program {
-        program: hook.name(),
-        interface: port.name.clone(),
-        source,
-    };
+    let failed = |source| AttachError::Program { program: hook.name(), interface: port.name.clone(), source };
     if let Some(link) = adopt(&path, port.ifindex)? {
         // The kernel exchanges the program atomically: there is no moment without one.
         let id = program.attach_to_link(link).map_err(failed)?;
@@ -214,31 +176,17 @@ fn attach_tcx(
         return PinnedLink::from_pin(&path).map_err(|source| AttachError::Link { path, source });
     }
     let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let id = program
-        .attach_with_options(&port.name, attach_type(hook), options)
-        .map_err(failed)?;
+    let id = program.attach_with_options(&port.name, attach_type(hook), options).map_err(failed)?;
     let link = program.take_link(id).map_err(failed)?;
-    let link = FdLink::try_from(link).map_err(|source| AttachError::Link {
-        path: path.clone(),
-        source,
-    })?;
-    let link = link.pin(&path).map_err(|source| AttachError::Pin {
-        path: path.clone(),
-        source,
-    })?;
+    let link = FdLink::try_from(link).map_err(|source| AttachError::Link { path: path.clone(), source })?;
+    let link = link.pin(&path).map_err(|source| AttachError::Pin { path: path.clone(), source })?;
     // aya attaches by name; a rename in between would have put the program onto another interface.
-    let linked = pinned_ifindex(&path).map_err(|source| AttachError::Io {
-        verb: "look at",
-        path,
-        source,
-    })?;
+    let linked = pinned_ifindex(&path).map_err(|source| AttachError::Io { verb: "look at", path, source })?;
     if linked == Some(port.ifindex) {
         return Ok(link);
     }
     drop(link.unpin());
-    Err(AttachError::Renamed {
-        interface: port.name.clone(),
-    })
+    Err(AttachError::Renamed { interface: port.name.clone() })
 }
 
 /// The link that an earlier agent pinned, if it is still that port's.
@@ -246,17 +194,8 @@ fn adopt(path: &Path, ifindex: u32) -> Result<Option<SchedClassifierLink>, Attac
     if !path.exists() {
         return Ok(None);
     }
-    let failed = |source| AttachError::Link {
-        path: path.to_owned(),
-        source,
-    };
-    let io_failed = |verb| {
-        move |source| AttachError::Io {
-            verb,
-            path: path.to_owned(),
-            source,
-        }
-    };
+    let failed = |source| AttachError::Link { path: path.to_owned(), source };
+    let io_failed = |verb| move |source| AttachError::Io { verb, path: path.to_owned(), source };
     if pinned_ifindex(path).map_err(io_failed("look at"))? == Some(ifindex) {
         let link = FdLink::from(PinnedLink::from_pin(path).map_err(failed)?);
         return SchedClassifierLink::try_from(link).map(Some).map_err(failed);
@@ -267,19 +206,12 @@ fn adopt(path: &Path, ifindex: u32) -> Result<Option<SchedClassifierLink>, Attac
 }
 
 fn attach_clsact(program: &mut SchedClassifier, port: &Interface, hook: Hook) -> Result<(), AttachError> {
-    let failed = |source| AttachError::Program {
-        program: hook.name(),
-        interface: port.name.clone(),
-        source,
-    };
+    let failed = |source| AttachError::Program { program: hook.name(), interface: port.name.clone(), source };
     match tc::qdisc_add_clsact(&port.name) {
         Ok(()) => {}
         Err(error) if is_exists(&error) => {}
         Err(source) => {
-            return Err(AttachError::Qdisc {
-                interface: port.name.clone(),
-                source,
-            });
+            return Err(AttachError::Qdisc { interface: port.name.clone(), source });
         }
     }
     let (kind, handle) = (attach_type(hook), TcHandle::from(HANDLE));
@@ -290,14 +222,8 @@ fn attach_clsact(program: &mut SchedClassifier, port: &Interface, hook: Hook) ->
     let id = match replaced {
         Ok(id) => id,
         Err(_absent) => {
-            let options = TcAttachOptions::Netlink(NlOptions {
-                priority: PRIORITY,
-                handle,
-                classid: None,
-            });
-            program
-                .attach_with_options(&port.name, kind, options)
-                .map_err(failed)?
+            let options = TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle, classid: None });
+            program.attach_with_options(&port.name, kind, options).map_err(failed)?
         }
     };
     // Dropping the link would detach the filter; it lives as long as the device, or until `detach`.
@@ -330,11 +256,7 @@ const fn attach_type(hook: Hook) -> TcAttachType {
 }
 
 fn interface_index(name: &str) -> Option<u32> {
-    fs::read_to_string(format!("/sys/class/net/{name}/ifindex"))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
+    fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).ok()?.trim().parse().ok()
 }
 
 /// The interface of a pinned link, from the kernel's own account of the descriptor; `None` for one whose device is
@@ -342,10 +264,8 @@ fn interface_index(name: &str) -> Option<u32> {
 fn pinned_ifindex(path: &Path) -> io::Result<Option<u32>> {
     let link = bpf_object(path)?;
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
-    let ifindex = info
-        .lines()
-        .find_map(|line| line.strip_prefix("ifindex:"))
-        .and_then(|text| text.trim().parse().ok());
+    let ifindex =
+        info.lines().find_map(|line| line.strip_prefix("ifindex:")).and_then(|text| text.trim().parse().ok());
     Ok(ifindex.filter(|&ifindex| ifindex != 0))
 }
 
@@ -360,24 +280,11 @@ fn bpf_object(path: &Path) -> io::Result<OwnedFd> {
         file_flags: u32,
     }
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let attributes = Attributes {
-        pathname: path.as_ptr() as u64,
-        bpf_fd: 0,
-        file_flags: 0,
-    };
+    let attributes = Attributes { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
     // SAFETY: the attributes and the path that they point to live until the call returns.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_OBJ_GET,
-            &raw const attributes,
-            size_of::<Attributes>(),
-        )
-    };
-    let fd = i32::try_from(result)
-        .ok()
-        .filter(|&fd| fd >= 0)
-        .ok_or_else(io::Error::last_os_error)?;
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const attributes, size_of::<Attributes>()) };
+    let fd = i32::try_from(result).ok().filter(|&fd| fd >= 0).ok_or_else(io::Error::last_os_error)?;
     // SAFETY: the call has just made this descriptor, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -43,14 +43,8 @@ impl Counters {
         let denied = Map::PerCpuHashMap(open("DENIED")?);
         let totals = Map::PerCpuArray(open("TOTALS")?);
         Ok(Self {
-            denied: denied.try_into().map_err(|source| CounterError {
-                name: "DENIED",
-                source,
-            })?,
-            totals: totals.try_into().map_err(|source| CounterError {
-                name: "TOTALS",
-                source,
-            })?,
+            denied: denied.try_into().map_err(|source| CounterError { name: "DENIED", source })?,
+            totals: totals.try_into().map_err(|source| CounterError { name: "TOTALS", source })?,
             pins: pins.clone(),
         })
     }
@@ -59,10 +53,7 @@ impl Counters {
     pub fn read(&self) -> Result<Reading, CounterError> {
         let mut reading = Reading::default();
         for entry in self.denied.iter() {
-            let (key, values) = entry.map_err(|source| CounterError {
-                name: "DENIED",
-                source,
-            })?;
+            let (key, values) = entry.map_err(|source| CounterError { name: "DENIED", source })?;
             let sum = reading.denied.entry(key).or_default();
             // A walk that meets an insertion may see a key twice: the later values are the newer ones.
             *sum = DeniedCount::default();
@@ -72,10 +63,8 @@ impl Counters {
             }
         }
         for (index, total) in (0..TOTALS).zip(&mut reading.totals) {
-            let values = self.totals.get(&index, 0).map_err(|source| CounterError {
-                name: "TOTALS",
-                source,
-            })?;
+            let values =
+                self.totals.get(&index, 0).map_err(|source| CounterError { name: "TOTALS", source })?;
             *total = values.iter().sum();
         }
         Ok(reading)
@@ -98,11 +87,7 @@ impl Counters {
         .filter(|name| maps::NAMES.contains(name))
         .filter_map(|name| {
             let capacity = MapInfo::from_pin(self.pins.map(name)).ok()?.max_entries();
-            Some((
-                name,
-                count_keys(&self.pins, name).unwrap_or(0),
-                u64::from(capacity),
-            ))
+            Some((name, count_keys(&self.pins, name).unwrap_or(0), u64::from(capacity)))
         })
         .collect()
     }

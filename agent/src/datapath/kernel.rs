@@ -35,19 +35,15 @@ impl KernelError {
 
 /// Checks capabilities and kernel, and says how programs will be attached.
 pub fn probe() -> Result<Via, KernelError> {
-    let missing: Vec<String> = [
-        Capability::CAP_BPF,
-        Capability::CAP_NET_ADMIN,
-        Capability::CAP_PERFMON,
-    ]
-    .into_iter()
-    .filter(|&capability| {
-        let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
-        // CAP_SYS_ADMIN includes CAP_BPF and CAP_PERFMON.
-        !has(capability) && (capability == Capability::CAP_NET_ADMIN || !has(Capability::CAP_SYS_ADMIN))
-    })
-    .map(|capability| capability.to_string())
-    .collect();
+    let missing: Vec<String> = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON]
+        .into_iter()
+        .filter(|&capability| {
+            let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
+            // CAP_SYS_ADMIN includes CAP_BPF and CAP_PERFMON.
+            !has(capability) && (capability == Capability::CAP_NET_ADMIN || !has(Capability::CAP_SYS_ADMIN))
+        })
+        .map(|capability| capability.to_string())
+        .collect();
     if !missing.is_empty() {
         return Err(KernelError::Capabilities { missing });
     }
@@ -55,14 +51,10 @@ pub fn probe() -> Result<Via, KernelError> {
 }
 
 fn choose(release: &str) -> Result<Via, KernelError> {
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|part| part.parse().unwrap_or(0));
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version < OLDEST {
-        return Err(KernelError::TooOld {
-            release: release.to_owned(),
-        });
+        return Err(KernelError::TooOld { release: release.to_owned() });
     }
     Ok(if version >= TCX { Via::Tcx } else { Via::Clsact })
 }
@@ -77,10 +69,7 @@ mod tests {
         assert_eq!(choose("6.6.0").unwrap(), Via::Tcx);
         assert_eq!(choose("6.1.0-42-cloud-amd64").unwrap(), Via::Clsact);
         assert_eq!(choose("5.10.0-35-amd64").unwrap(), Via::Clsact);
-        assert!(matches!(
-            choose("5.4.0-100-generic"),
-            Err(KernelError::TooOld { .. })
-        ));
+        assert!(matches!(choose("5.4.0-100-generic"), Err(KernelError::TooOld { .. })));
         assert!(matches!(choose("nonsense"), Err(KernelError::TooOld { .. })));
     }
 }

@@ -30,10 +30,7 @@ pub enum LoadError {
     #[error("the object has no program `{name}`")]
     Missing { name: &'static str },
     #[error("failed to load program `{name}`: {}", verifier_tail(source))]
-    Program {
-        name: &'static str,
-        source: ProgramError,
-    },
+    Program { name: &'static str, source: ProgramError },
     #[error("failed to restrict `{path}`")]
     Restrict { path: PathBuf, source: io::Error },
 }
@@ -41,10 +38,7 @@ pub enum LoadError {
 /// The last lines of a verifier log say what it did not like.
 fn verifier_tail(error: &ProgramError) -> String {
     match error {
-        ProgramError::LoadError {
-            io_error,
-            verifier_log,
-        } => {
+        ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
             let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
             let tail = lines.get(lines.len().saturating_sub(60)..).unwrap_or_default();
@@ -70,10 +64,7 @@ pub fn load(pins: &Pins, diagnostics: bool) -> Result<Ebpf, LoadError> {
     let mut ebpf = loader.load(OBJECT).map_err(LoadError::Object)?;
     for hook in Hook::ALL {
         let program = program(&mut ebpf, hook)?;
-        program.load().map_err(|source| LoadError::Program {
-            name: hook.name(),
-            source,
-        })?;
+        program.load().map_err(|source| LoadError::Program { name: hook.name(), source })?;
     }
     Ok(ebpf)
 }
@@ -82,9 +73,7 @@ pub fn load(pins: &Pins, diagnostics: bool) -> Result<Ebpf, LoadError> {
 pub fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier, LoadError> {
     let name = hook.name();
     let program = ebpf.program_mut(name).ok_or(LoadError::Missing { name })?;
-    program
-        .try_into()
-        .map_err(|source| LoadError::Program { name, source })
+    program.try_into().map_err(|source| LoadError::Program { name, source })
 }
 
 /// How many instructions the verifier walked through, by program.
@@ -93,9 +82,7 @@ pub fn verified_instructions(ebpf: &mut Ebpf) -> Result<Vec<(&'static str, u32)>
         .into_iter()
         .map(|hook| {
             let name = hook.name();
-            let info = program(ebpf, hook)?
-                .info()
-                .map_err(|source| LoadError::Program { name, source })?;
+            let info = program(ebpf, hook)?.info().map_err(|source| LoadError::Program { name, source })?;
             Ok((name, info.verified_instruction_count().unwrap_or(0)))
         })
         .collect()

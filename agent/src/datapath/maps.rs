@@ -52,17 +52,9 @@ fn shape(name: &str) -> Shape {
         "ADDRESSES" => (MapType::LpmTrie, lpm + size_of::<AddressKey>(), 4),
         "FLOWS_OPENING" => (MapType::LruHash, size_of::<FlowKey>(), size_of::<FlowEntry>()),
         "FLOWS" => (MapType::Hash, size_of::<FlowKey>(), size_of::<FlowEntry>()),
-        "DENIED" => (
-            MapType::PerCpuHash,
-            size_of::<DeniedKey>(),
-            size_of::<DeniedCount>(),
-        ),
+        "DENIED" => (MapType::PerCpuHash, size_of::<DeniedKey>(), size_of::<DeniedCount>()),
         "TOTALS" => (MapType::PerCpuArray, 4, 8),
-        "ATTEMPTS" => (
-            MapType::LruHash,
-            size_of::<AttemptKey>(),
-            size_of::<AttemptEntry>(),
-        ),
+        "ATTEMPTS" => (MapType::LruHash, size_of::<AttemptKey>(), size_of::<AttemptEntry>()),
         _ => (MapType::RingBuf, 0, 0),
     };
     Shape { kind, key, value }
@@ -72,12 +64,7 @@ fn shape(name: &str) -> Shape {
 #[derive(Debug, thiserror::Error)]
 pub enum MapCheckError {
     #[error("pinned map `{name}` has {what} {found}, not {expected}")]
-    Shape {
-        name: &'static str,
-        what: &'static str,
-        found: String,
-        expected: String,
-    },
+    Shape { name: &'static str, what: &'static str, found: String, expected: String },
     #[error("failed to open pinned map `{name}`")]
     Open { name: &'static str, source: MapError },
 }
@@ -91,31 +78,17 @@ pub fn check_pins(pins: &Pins) -> Result<(), MapCheckError> {
         }
         let info = MapInfo::from_pin(&path).map_err(|source| MapCheckError::Open { name, source })?;
         let shape = shape(name);
-        let kind = info
-            .map_type()
-            .map_err(|source| MapCheckError::Open { name, source })?;
-        let error = |what, found: String, expected: String| MapCheckError::Shape {
-            name,
-            what,
-            found,
-            expected,
-        };
+        let kind = info.map_type().map_err(|source| MapCheckError::Open { name, source })?;
+        let error =
+            |what, found: String, expected: String| MapCheckError::Shape { name, what, found, expected };
         if kind != shape.kind {
             return Err(error("type", format!("{kind:?}"), format!("{:?}", shape.kind)));
         }
         if info.key_size() as usize != shape.key {
-            return Err(error(
-                "key size",
-                info.key_size().to_string(),
-                shape.key.to_string(),
-            ));
+            return Err(error("key size", info.key_size().to_string(), shape.key.to_string()));
         }
         if info.value_size() as usize != shape.value {
-            return Err(error(
-                "value size",
-                info.value_size().to_string(),
-                shape.value.to_string(),
-            ));
+            return Err(error("value size", info.value_size().to_string(), shape.value.to_string()));
         }
     }
     Ok(())
@@ -159,17 +132,12 @@ where
     T: TryFrom<Map, Error = MapError>,
 {
     let map = ebpf.take_map(name).ok_or(TakeError { name, source: None })?;
-    T::try_from(map).map_err(|source| TakeError {
-        name,
-        source: Some(source),
-    })
+    T::try_from(map).map_err(|source| TakeError { name, source: Some(source) })
 }
 
 fn capacity(pins: &Pins, name: &'static str) -> Result<usize, TakeError> {
-    let info = MapInfo::from_pin(pins.map(name)).map_err(|source| TakeError {
-        name,
-        source: Some(source),
-    })?;
+    let info =
+        MapInfo::from_pin(pins.map(name)).map_err(|source| TakeError { name, source: Some(source) })?;
     Ok(info.max_entries() as usize)
 }
 

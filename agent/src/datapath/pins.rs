@@ -25,11 +25,7 @@ pub enum PinError {
     #[error("`{path}` is not on a BPF file system")]
     NotBpf { path: PathBuf },
     #[error("failed to {verb} `{path}`")]
-    Io {
-        verb: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Io { verb: &'static str, path: PathBuf, source: io::Error },
 }
 
 /// The magic number of a BPF file system (linux/magic.h).
@@ -38,9 +34,7 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 impl Pins {
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self {
-            root: root.to_owned(),
-        }
+        Self { root: root.to_owned() }
     }
 
     #[must_use]
@@ -70,36 +64,21 @@ impl Pins {
 
     /// Makes the directories, after checking that they would be on a BPF file system.
     pub fn create(&self) -> Result<(), PinError> {
-        let existing = self
-            .root
-            .ancestors()
-            .find(|path| path.exists())
-            .unwrap_or(Path::new("/"));
+        let existing = self.root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         let statistics = rustix::fs::statfs(existing).map_err(|source| PinError::Io {
             verb: "look at",
             path: existing.to_owned(),
             source: source.into(),
         })?;
         if i64::from(statistics.f_type) != BPF_FS_MAGIC {
-            return Err(PinError::NotBpf {
-                path: self.root.clone(),
-            });
+            return Err(PinError::NotBpf { path: self.root.clone() });
         }
-        for path in [
-            self.root.clone(),
-            self.root.join(LAYOUT),
-            self.maps(),
-            self.links(),
-        ] {
+        for path in [self.root.clone(), self.root.join(LAYOUT), self.maps(), self.links()] {
             match fs::DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(source) => {
-                    return Err(PinError::Io {
-                        verb: "create",
-                        path,
-                        source,
-                    });
+                    return Err(PinError::Io { verb: "create", path, source });
                 }
             }
             fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(|source| PinError::Io {
@@ -118,11 +97,7 @@ impl Pins {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(source) => {
-                return Err(PinError::Io {
-                    verb: "list",
-                    path,
-                    source,
-                });
+                return Err(PinError::Io { verb: "list", path, source });
             }
         };
         Ok(entries
@@ -145,20 +120,12 @@ impl Pins {
                 Ok(entries) => entries,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(source) => {
-                    return Err(PinError::Io {
-                        verb: "list",
-                        path: directory,
-                        source,
-                    });
+                    return Err(PinError::Io { verb: "list", path: directory, source });
                 }
             };
             for entry in entries.filter_map(Result::ok) {
                 let path = entry.path();
-                fs::remove_file(&path).map_err(|source| PinError::Io {
-                    verb: "remove",
-                    path,
-                    source,
-                })?;
+                fs::remove_file(&path).map_err(|source| PinError::Io { verb: "remove", path, source })?;
                 removed += 1;
             }
             fs::remove_dir(&directory).map_err(|source| PinError::Io {
@@ -174,11 +141,7 @@ impl Pins {
                 // Somebody else's files are theirs.
                 Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
                 Err(source) => {
-                    return Err(PinError::Io {
-                        verb: "remove",
-                        path: directory,
-                        source,
-                    });
+                    return Err(PinError::Io { verb: "remove", path: directory, source });
                 }
             }
         }

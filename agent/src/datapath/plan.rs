@@ -90,27 +90,17 @@ pub fn host_state(
     slots: &mut Slots,
 ) -> HostState {
     let mut state = HostState::default();
-    let bridge_of: BTreeMap<u32, u32> = snapshot
-        .ports
-        .iter()
-        .map(|port| (port.interface.ifindex, port.bridge))
-        .collect();
+    let bridge_of: BTreeMap<u32, u32> =
+        snapshot.ports.iter().map(|port| (port.interface.ifindex, port.bridge)).collect();
     for bridge in &snapshot.bridges {
-        state
-            .interfaces
-            .insert(bridge.interface.ifindex, interface(InterfaceKind::Bridge));
+        state.interfaces.insert(bridge.interface.ifindex, interface(InterfaceKind::Bridge));
         for subnet in &bridge.subnets {
-            let destination = Destination {
-                kind: DestinationKind::Containers as u32,
-                ifindex: 0,
-            };
+            let destination = Destination { kind: DestinationKind::Containers as u32, ifindex: 0 };
             state.destinations.insert(prefix(subnet), destination);
         }
     }
     for uplink in &snapshot.uplinks {
-        state
-            .interfaces
-            .insert(uplink.ifindex, interface(InterfaceKind::Uplink));
+        state.interfaces.insert(uplink.ifindex, interface(InterfaceKind::Uplink));
     }
     let covered_bridges: BTreeSet<u32> = snapshot
         .endpoints
@@ -126,10 +116,7 @@ pub fn host_state(
             continue;
         };
         let mut leave_out = |reason: String| {
-            state.left_out.push(LeftOut {
-                container: endpoint.container.clone(),
-                reason,
-            });
+            state.left_out.push(LeftOut { container: endpoint.container.clone(), reason });
         };
         if endpoint.addresses.len() > MAX_ADDRESSES {
             leave_out(format!(
@@ -139,10 +126,7 @@ pub fn host_state(
             continue;
         }
         let Some(slot) = slots.slot(port.ifindex) else {
-            leave_out(format!(
-                "all {} port numbers of the mark are in use",
-                layout.slots()
-            ));
+            leave_out(format!("all {} port numbers of the mark are in use", layout.slots()));
             continue;
         };
         let mut entry = interface(InterfaceKind::Port);
@@ -165,10 +149,7 @@ pub fn host_state(
             entry.address_count += 1;
         }
         for own in &endpoint.addresses {
-            let destination = Destination {
-                kind: DestinationKind::Endpoint as u32,
-                ifindex: port.ifindex,
-            };
+            let destination = Destination { kind: DestinationKind::Endpoint as u32, ifindex: port.ifindex };
             state.destinations.insert((self::address(*own), 128), destination);
         }
         state.interfaces.insert(port.ifindex, entry);
@@ -176,10 +157,7 @@ pub fn host_state(
     }
     // Last: an address that the host has itself never stands for a container.
     for own in &snapshot.host_addresses {
-        let destination = Destination {
-            kind: DestinationKind::Host as u32,
-            ifindex: 0,
-        };
+        let destination = Destination { kind: DestinationKind::Host as u32, ifindex: 0 };
         state.destinations.insert((address(*own), 128), destination);
     }
     state

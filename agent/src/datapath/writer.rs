@@ -73,12 +73,7 @@ pub enum DatapathError {
     #[error("failed to write map `{map}`")]
     Write { map: &'static str, source: MapError },
     #[error("{what} need {needed} entries in map `{map}`, which has room for {room}")]
-    Full {
-        what: &'static str,
-        map: &'static str,
-        needed: usize,
-        room: usize,
-    },
+    Full { what: &'static str, map: &'static str, needed: usize, room: usize },
 }
 
 /// Seconds in which a repeated denial is not a new attempt.
@@ -99,22 +94,16 @@ pub struct Datapath {
 
 impl std::fmt::Debug for Datapath {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Datapath")
-            .field("revision", &self.config.revision)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Datapath").field("revision", &self.config.revision).finish_non_exhaustive()
     }
 }
 
 impl Datapath {
     /// Loads the programs onto what an earlier agent pinned, or onto new maps. Nothing is attached yet.
     pub fn open(options: &Options) -> Result<Self, DatapathError> {
-        let layout = MarkLayout::new(options.mark_mask).ok_or(DatapathError::Mark {
-            mask: options.mark_mask,
-        })?;
-        let via = options
-            .via
-            .map_or_else(kernel::probe, |via| kernel::probe().map(|_| via))?;
+        let layout =
+            MarkLayout::new(options.mark_mask).ok_or(DatapathError::Mark { mask: options.mark_mask })?;
+        let via = options.via.map_or_else(kernel::probe, |via| kernel::probe().map(|_| via))?;
         let pins = Pins::new(&options.pin_dir);
         pins.create()?;
         let mut ebpf = loader::load(&pins, options.diagnostics)?;
@@ -131,17 +120,7 @@ impl Datapath {
         let host = adopted_host(&maps);
         let slots = Slots::new(layout, &host.slots);
         let attachments = Attachments::new(via, pins.clone());
-        let mut datapath = Self {
-            ebpf,
-            maps,
-            attachments,
-            pins,
-            layout,
-            slots,
-            config,
-            host,
-            entries: None,
-        };
+        let mut datapath = Self { ebpf, maps, attachments, pins, layout, slots, config, host, entries: None };
         // Before any program runs: without settings every packet is dropped.
         datapath.write_config()?;
         Ok(datapath)
@@ -215,20 +194,14 @@ impl Datapath {
     pub fn apply(&mut self, snapshot: &Snapshot, entries: &Entries) -> Result<bool, DatapathError> {
         let desired = plan::host_state(snapshot, entries, self.layout, &mut self.slots);
         self.check_room(&desired, entries)?;
-        let moved = self
-            .entries
-            .as_ref()
-            .is_none_or(|current| !same_entries(current, entries));
+        let moved = self.entries.as_ref().is_none_or(|current| !same_entries(current, entries));
         // What changes sides is unknown, and so denied, from before the policy moves until after it has.
         let unsettled: Vec<u32> = self
             .host
             .interfaces
             .iter()
             .filter(|(ifindex, current)| {
-                desired
-                    .interfaces
-                    .get(ifindex)
-                    .is_none_or(|new| !same_party(current, new))
+                desired.interfaces.get(ifindex).is_none_or(|new| !same_party(current, new))
             })
             .map(|(&ifindex, _)| ifindex)
             .collect();
@@ -258,30 +231,15 @@ impl Datapath {
         // Two revisions lie side by side during a swap.
         let old = self.entries.as_ref();
         let needs = [
-            (
-                "interfaces",
-                "INTERFACES",
-                desired.interfaces.len(),
-                room.interfaces,
-            ),
-            (
-                "addresses",
-                "DESTINATIONS",
-                desired.destinations.len(),
-                room.destinations,
-            ),
+            ("interfaces", "INTERFACES", desired.interfaces.len(), room.interfaces),
+            ("addresses", "DESTINATIONS", desired.destinations.len(), room.destinations),
             (
                 "services",
                 "SUBJECTS",
                 entries.subjects.len() + old.map_or(0, |old| old.subjects.len()),
                 room.subjects,
             ),
-            (
-                "rules",
-                "RULES",
-                entries.rules.len() + old.map_or(0, |old| old.rules.len()),
-                room.rules,
-            ),
+            ("rules", "RULES", entries.rules.len() + old.map_or(0, |old| old.rules.len()), room.rules),
             (
                 "CIDRs",
                 "ADDRESSES",
@@ -291,12 +249,7 @@ impl Datapath {
         ];
         for (what, map, needed, room) in needs {
             if needed > room {
-                return Err(DatapathError::Full {
-                    what,
-                    map,
-                    needed,
-                    room,
-                });
+                return Err(DatapathError::Full { what, map, needed, room });
             }
         }
         Ok(())
@@ -323,24 +276,13 @@ impl Datapath {
     fn write_revision(&mut self, revision: u32, entries: &Entries) -> Result<(), DatapathError> {
         for (&identity, subject) in &entries.subjects {
             let key = SubjectKey { revision, identity };
-            self.maps
-                .subjects
-                .insert(key, subject, 0)
-                .map_err(write_error("SUBJECTS"))?;
+            self.maps.subjects.insert(key, subject, 0).map_err(write_error("SUBJECTS"))?;
         }
         for (entry, &class) in &entries.addresses {
-            let address = prefix_words(&Address::new(entry.address));
-            let key = AddressKey {
-                revision,
-                subject: entry.subject,
-                scope: entry.scope as u32,
-                address,
-            };
+            let address = prefix_words(&entry.address);
+            let key = AddressKey { revision, subject: entry.subject, scope: entry.scope as u32, address };
             let key = Key::new(AddressKey::PREFIX_BASE + u32::from(entry.prefix), key);
-            self.maps
-                .addresses
-                .insert(&key, class, 0)
-                .map_err(write_error("ADDRESSES"))?;
+            self.maps.addresses.insert(&key, class, 0).map_err(write_error("ADDRESSES"))?;
         }
         for (entry, rule) in &entries.rules {
             let key = RuleKey {
@@ -352,22 +294,14 @@ impl Datapath {
                 port_be: entry.port.to_be(),
             };
             let key = Key::new(RuleKey::PREFIX_BASE + u32::from(entry.prefix), key);
-            self.maps
-                .rules
-                .insert(&key, rule, 0)
-                .map_err(write_error("RULES"))?;
+            self.maps.rules.insert(&key, rule, 0).map_err(write_error("RULES"))?;
         }
         Ok(())
     }
 
     fn remove_revision(&mut self, revision: u32) -> Result<(), DatapathError> {
-        let subjects: Vec<SubjectKey> = self
-            .maps
-            .subjects
-            .keys()
-            .filter_map(Result::ok)
-            .filter(|key| key.revision == revision)
-            .collect();
+        let subjects: Vec<SubjectKey> =
+            self.maps.subjects.keys().filter_map(Result::ok).filter(|key| key.revision == revision).collect();
         for key in subjects {
             remove(&mut self.maps.subjects, &key).map_err(write_error("SUBJECTS"))?;
         }
@@ -395,10 +329,7 @@ impl Datapath {
     }
 
     fn write_config(&mut self) -> Result<(), DatapathError> {
-        self.maps
-            .config
-            .set(0, self.config, 0)
-            .map_err(write_error("CONFIG"))
+        self.maps.config.set(0, self.config, 0).map_err(write_error("CONFIG"))
     }
 
     /// Addresses and slots first, so that a port is ready only when all of it is known.
@@ -406,10 +337,7 @@ impl Datapath {
         for (&(address, prefix), destination) in &desired.destinations {
             if self.host.destinations.get(&(address, prefix)) != Some(destination) {
                 let key = Key::new(u32::from(prefix), prefix_words(&address));
-                self.maps
-                    .destinations
-                    .insert(&key, destination, 0)
-                    .map_err(write_error("DESTINATIONS"))?;
+                self.maps.destinations.insert(&key, destination, 0).map_err(write_error("DESTINATIONS"))?;
             }
         }
         for &(address, prefix) in self.host.destinations.keys() {
@@ -425,18 +353,12 @@ impl Datapath {
         }
         for (&slot, &ifindex) in &desired.slots {
             if self.host.slots.get(&slot) != Some(&ifindex) {
-                self.maps
-                    .slots
-                    .set(slot, ifindex, 0)
-                    .map_err(write_error("SLOTS"))?;
+                self.maps.slots.set(slot, ifindex, 0).map_err(write_error("SLOTS"))?;
             }
         }
         for (&ifindex, interface) in &desired.interfaces {
             if self.host.interfaces.get(&ifindex) != Some(interface) {
-                self.maps
-                    .interfaces
-                    .insert(ifindex, interface, 0)
-                    .map_err(write_error("INTERFACES"))?;
+                self.maps.interfaces.insert(ifindex, interface, 0).map_err(write_error("INTERFACES"))?;
             }
         }
         self.host = desired;
@@ -468,8 +390,7 @@ fn adopted_host(maps: &Maps) -> HostState {
         ];
         let value = (words[0] << 96) | (words[1] << 64) | (words[2] << 32) | words[3];
         let prefix = u8::try_from(key.prefix_len()).unwrap_or(128);
-        host.destinations
-            .insert((Address::new(value.to_be_bytes()), prefix), destination);
+        host.destinations.insert((Address::new(value.to_be_bytes()), prefix), destination);
     }
     host
 }

@@ -100,17 +100,8 @@ pub fn effective<'p>(policy: &'p Policy, service: &'p Service) -> Effective<'p> 
         entries
             .iter()
             .enumerate()
-            .map(|(index, entry)| EffectiveEgress {
-                entry,
-                path: format!("{prefix}egress[{index}]"),
-            })
+            .map(|(index, entry)| EffectiveEgress { entry, path: format!("{prefix}egress[{index}]") })
             .collect()
     });
-    Effective {
-        in_profile,
-        severity,
-        mode,
-        ports,
-        egress,
-    }
+    Effective { in_profile, severity, mode, ports, egress }
 }

@@ -94,11 +94,7 @@ impl Glob {
                 })
                 .collect()
         };
-        if self.is_exact() {
-            vec![with("")]
-        } else {
-            vec![with("one"), with("two")]
-        }
+        if self.is_exact() { vec![with("")] } else { vec![with("one"), with("two")] }
     }
 }
 
@@ -131,10 +127,7 @@ mod tests {
         let mut all = vec![String::new()];
         let mut last = all.clone();
         for _ in 0..length {
-            last = last
-                .iter()
-                .flat_map(|name| ["a", "b"].map(|next| format!("{name}{next}")))
-                .collect();
+            last = last.iter().flat_map(|name| ["a", "b"].map(|next| format!("{name}{next}"))).collect();
             all.extend(last.clone());
         }
         all

@@ -8,7 +8,7 @@ mod imagined;
 
 use agent_common::{
     decision::{Attempt, Decision, Party, decide},
-    packet::{PROTOCOL_TCP, PROTOCOL_UDP},
+    packet::{Address, PROTOCOL_TCP, PROTOCOL_UDP},
     verdict::Verdict,
 };
 use serde::Serialize;
@@ -83,9 +83,7 @@ impl IngressRow {
     /// Whether a source reaches the port; false for unknown sources.
     #[must_use]
     pub fn allows(&self, source: &str) -> bool {
-        self.sources
-            .iter()
-            .any(|cell| cell.source == source && cell.allowed)
+        self.sources.iter().any(|cell| cell.source == source && cell.allowed)
     }
 }
 
@@ -93,9 +91,7 @@ impl PolicyMatrix {
     /// The row of a port entry.
     #[must_use]
     pub fn row(&self, service: &str, port: &str) -> Option<&IngressRow> {
-        self.ingress
-            .iter()
-            .find(|row| row.service == service && row.port == port)
+        self.ingress.iter().find(|row| row.service == service && row.port == port)
     }
 }
 
@@ -104,17 +100,13 @@ impl PolicyMatrix {
 pub(super) struct Caller {
     name: String,
     /// All of them count as one: the cell is open if one of them gets through.
-    parties: Vec<(Party, [u8; 16])>,
+    parties: Vec<(Party, Address)>,
 }
 
 /// Works out the tables.
 pub fn matrix(policies: &PolicySet) -> Result<Matrix, ResolveError> {
     let imagined = Imagined::new(policies)?;
-    let tables = policies
-        .policies
-        .iter()
-        .map(|policy| table(policy, &imagined))
-        .collect();
+    let tables = policies.policies.iter().map(|policy| table(policy, &imagined)).collect();
     Ok(Matrix { policies: tables })
 }
 
@@ -129,10 +121,8 @@ fn table(policy: &Policy, imagined: &Imagined) -> PolicyMatrix {
         };
         let effective = effective(policy, service);
         let mut row = |port: String, protocol: u8, number: u16| {
-            let sources = callers
-                .iter()
-                .map(|caller| cell(imagined, caller, party, protocol, number))
-                .collect();
+            let sources =
+                callers.iter().map(|caller| cell(imagined, caller, party, protocol, number)).collect();
             ingress.push(IngressRow {
                 service: name.clone(),
                 port,
@@ -149,15 +139,9 @@ fn table(policy: &Policy, imagined: &Imagined) -> PolicyMatrix {
             let (protocol, number) = sample(entry.ports, &effective);
             row(entry.ports.to_string(), protocol, number);
         }
-        let destinations = outside
-            .iter()
-            .map(|outside| egress_cell(imagined, party, outside, &effective))
-            .collect();
-        egress.push(EgressRow {
-            service: name.clone(),
-            in_profile: effective.in_profile,
-            destinations,
-        });
+        let destinations =
+            outside.iter().map(|outside| egress_cell(imagined, party, outside, &effective)).collect();
+        egress.push(EgressRow { service: name.clone(), in_profile: effective.in_profile, destinations });
     }
     let applies_to = match &policy.target {
         Target::Project(glob) => format!("project {glob}"),
@@ -182,16 +166,14 @@ fn cell(imagined: &Imagined, caller: &Caller, party: Party, protocol: u8, port: 
                 source,
                 destination: party,
                 source_address,
-                destination_address: [0; 16],
+                destination_address: Address::UNSPECIFIED,
                 protocol,
                 port,
             };
             decide(&imagined.entries, &attempt)
         })
         .collect();
-    let allowed = decisions
-        .iter()
-        .find(|decision| decision.verdict == Verdict::Forwarded);
+    let allowed = decisions.iter().find(|decision| decision.verdict == Verdict::Forwarded);
     let decisive = allowed.or(decisions.first());
     let reason = decisive.and_then(|decision| match decision.verdict {
         Verdict::Forwarded => None,
@@ -201,12 +183,7 @@ fn cell(imagined: &Imagined, caller: &Caller, party: Party, protocol: u8, port: 
         .and_then(|decision| usize::try_from(decision.rule).ok()?.checked_sub(1))
         .and_then(|index| imagined.entries.origins.get(index))
         .map(|origin| format!("{} {} {}", origin.policy, origin.rule, origin.at));
-    IngressCell {
-        source: caller.name.clone(),
-        allowed: allowed.is_some(),
-        reason,
-        rule,
-    }
+    IngressCell { source: caller.name.clone(), allowed: allowed.is_some(), reason, rule }
 }
 
 fn egress_cell(
@@ -220,7 +197,7 @@ fn egress_cell(
             let attempt = Attempt {
                 source,
                 destination,
-                source_address: [0; 16],
+                source_address: Address::UNSPECIFIED,
                 destination_address,
                 protocol,
                 port,
@@ -233,16 +210,8 @@ fn egress_cell(
         .iter()
         .flat_map(|each| match (&each.entry.to, &each.entry.ports) {
             (Peer::Dns, _) => vec![
-                Ports::Range {
-                    protocol: Protocol::Udp,
-                    first: 53,
-                    last: 53,
-                },
-                Ports::Range {
-                    protocol: Protocol::Tcp,
-                    first: 53,
-                    last: 53,
-                },
+                Ports::Range { protocol: Protocol::Udp, first: 53, last: 53 },
+                Ports::Range { protocol: Protocol::Tcp, first: 53, last: 53 },
             ],
             (_, Some(ports)) => ports.clone(),
             (_, None) => vec![Ports::Any],
@@ -270,10 +239,7 @@ fn egress_cell(
             .map(ToString::to_string)
             .collect()
     };
-    EgressCell {
-        destination: outside.name.clone(),
-        ports,
-    }
+    EgressCell { destination: outside.name.clone(), ports }
 }
 
 /// A port that this entry decides, because no narrower one names it.

@@ -19,11 +19,7 @@ impl PolicySet {
     /// `file:line` of a place.
     #[must_use]
     pub fn at(&self, mark: Mark) -> String {
-        format!(
-            "{}:{}",
-            self.files.get(mark.source).map_or("", String::as_str),
-            mark.line
-        )
+        format!("{}:{}", self.files.get(mark.source).map_or("", String::as_str), mark.line)
     }
 }
 
@@ -112,11 +108,7 @@ pub struct Layer {
 impl Layer {
     fn peers(&self) -> impl Iterator<Item = &Peer> {
         let from = self.from.iter().flatten();
-        let of_ports = self
-            .ports
-            .iter()
-            .flatten()
-            .flat_map(|entry| entry.from.iter().flatten());
+        let of_ports = self.ports.iter().flatten().flat_map(|entry| entry.from.iter().flatten());
         let egress = self.egress.iter().flatten().map(|entry| &entry.to);
         from.chain(of_ports).map(|(peer, _)| peer).chain(egress)
     }

@@ -6,9 +6,7 @@ pub(super) const RESERVED: [&str; 4] = ["host", "world", "dns", "any"];
 /// Whether the name could be a compose service: letters, digits, `.`, `_` and `-`, not first of all a sign.
 pub(super) fn is_plain(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && name
-            .chars()
-            .all(|each| each.is_ascii_alphanumeric() || matches!(each, '.' | '_' | '-'))
+        && name.chars().all(|each| each.is_ascii_alphanumeric() || matches!(each, '.' | '_' | '-'))
 }
 
 /// The candidate that was probably meant, if one is near enough to say so.
@@ -51,11 +49,7 @@ pub(super) fn hint(wanted: &str, candidates: &[&str], what: &str) -> Option<Stri
     if candidates.is_empty() {
         return None;
     }
-    let list = candidates
-        .iter()
-        .map(|name| format!("`{name}`"))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let list = candidates.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     Some(format!("{what}: {list}"))
 }
 

@@ -22,15 +22,8 @@ use super::{
 };
 
 /// The keys of a policy document.
-pub(super) const POLICY_KEYS: [&str; 7] = [
-    "version",
-    "policy",
-    "applies_to",
-    "mode",
-    "profile",
-    "groups",
-    "services",
-];
+pub(super) const POLICY_KEYS: [&str; 7] =
+    ["version", "policy", "applies_to", "mode", "profile", "groups", "services"];
 /// The keys of `applies_to`.
 pub(super) const TARGET_KEYS: [&str; 2] = ["project", "container"];
 
@@ -51,19 +44,13 @@ pub(super) fn parse(index: usize, source: &Source, report: &mut Report<'_>) -> P
         let hint = "a policy begins with `version: 1` and `policy: NAME`".to_owned();
         report.add_whole(Code::Empty, &source.name, message, Some(hint));
     }
-    let policies: Vec<Policy> = documents
-        .iter()
-        .filter_map(|document| policy(document, report))
-        .collect();
+    let policies: Vec<Policy> = documents.iter().filter_map(|document| policy(document, report)).collect();
     let complete = !documents.is_empty() && policies.len() == documents.len();
     Parsed { policies, complete }
 }
 
 fn policy(document: &Node, report: &mut Report<'_>) -> Option<Policy> {
-    let start = Mark {
-        end: document.mark.start + 1,
-        ..document.mark
-    };
+    let start = Mark { end: document.mark.start + 1, ..document.mark };
     if let Some(host) = host_key(document) {
         let message = "documents of kind `host` are not supported yet".to_owned();
         let hint = "they will be the host firewall; this version reads `policy` documents only".to_owned();
@@ -76,12 +63,7 @@ fn policy(document: &Node, report: &mut Report<'_>) -> Option<Policy> {
         && version != "1"
     {
         let hint = "this agent reads `version: 1`".to_owned();
-        report.add(
-            Code::BadValue,
-            node.mark,
-            format!("unknown version `{version}`"),
-            Some(hint),
-        );
+        report.add(Code::BadValue, node.mark, format!("unknown version `{version}`"), Some(hint));
     }
     let name = fields.require("policy", "the policy", "name it: `policy: shop`", report);
     let name = name.and_then(|(_, node)| Some((scalar(node, "policy", report)?.to_owned(), node.mark)));
@@ -91,9 +73,7 @@ fn policy(document: &Node, report: &mut Report<'_>) -> Option<Policy> {
     let hint = "say which compose projects it is for: `applies_to: { project: shop }`";
     let target = fields.require("applies_to", "the policy", hint, report);
     let target = target.and_then(|(key, node)| Some((target_of(key, node, report)?, key.mark)));
-    let mode = fields
-        .get("mode")
-        .and_then(|(_, node)| word(node, "mode", &MODES, report));
+    let mode = fields.get("mode").and_then(|(_, node)| word(node, "mode", &MODES, report));
     let profile = fields.get("profile").and_then(|(_, node)| {
         let name = scalar(node, "profile", report)?;
         name_is_usable(name, node.mark, "profile", report);
@@ -116,29 +96,19 @@ fn policy(document: &Node, report: &mut Report<'_>) -> Option<Policy> {
     })
 }
 
-type GroupsAndServices = (
-    BTreeMap<String, Group>,
-    BTreeMap<String, super::model::Service>,
-    Option<Mark>,
-);
+type GroupsAndServices = (BTreeMap<String, Group>, BTreeMap<String, super::model::Service>, Option<Mark>);
 
 fn groups_and_services(fields: &Fields<'_>, report: &mut Report<'_>) -> GroupsAndServices {
-    let group_nodes = fields
-        .get("groups")
-        .map(|(_, node)| named(node, "`groups`", "group", report))
-        .unwrap_or_default();
+    let group_nodes =
+        fields.get("groups").map(|(_, node)| named(node, "`groups`", "group", report)).unwrap_or_default();
     let hint = "list them: `services: { web: { exposure: public, ports: [80/tcp] } }`";
     let services = fields.require("services", "the policy", hint, report);
-    let service_nodes = services
-        .map(|(_, node)| named(node, "`services`", "service", report))
-        .unwrap_or_default();
+    let service_nodes =
+        services.map(|(_, node)| named(node, "`services`", "service", report)).unwrap_or_default();
     for (key, _) in &service_nodes {
         if let Some((group, _)) = group_nodes.iter().find(|(group, _)| group.name == key.name) {
             let message = format!("`{}` is the name of a group and of a service", key.name);
-            let hint = format!(
-                "the group stands at {}; rename one of them",
-                report.at(group.mark)
-            );
+            let hint = format!("the group stands at {}; rename one of them", report.at(group.mark));
             report.add(Code::SharedName, key.mark, message, Some(hint));
         }
     }
@@ -150,13 +120,7 @@ fn groups_and_services(fields: &Fields<'_>, report: &mut Report<'_>) -> GroupsAn
         .iter()
         .map(|(key, node)| {
             let networks = networks(node, &key.name, report);
-            (
-                key.name.clone(),
-                Group {
-                    mark: key.mark,
-                    networks,
-                },
-            )
+            (key.name.clone(), Group { mark: key.mark, networks })
         })
         .collect();
     let parsed = service_nodes
@@ -171,10 +135,7 @@ fn host_key(document: &Node) -> Option<&Key> {
         return None;
     };
     let has_policy = entries.iter().any(|(key, _)| key.name == "policy");
-    entries
-        .iter()
-        .map(|(key, _)| key)
-        .find(|key| key.name == "host" && !has_policy)
+    entries.iter().map(|(key, _)| key).find(|key| key.name == "host" && !has_policy)
 }
 
 fn target_of(key: &Key, node: &Node, report: &mut Report<'_>) -> Option<Target> {

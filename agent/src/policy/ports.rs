@@ -12,11 +12,7 @@ pub enum Ports {
     /// Every port of TCP and UDP.
     Any,
     /// One port or a range.
-    Range {
-        protocol: Protocol,
-        first: u16,
-        last: u16,
-    },
+    Range { protocol: Protocol, first: u16, last: u16 },
 }
 
 /// How narrowly ports are named: exact beats range beats `any`.
@@ -60,9 +56,7 @@ impl Ports {
         if text == "any" {
             return Ok(Self::Any);
         }
-        let bad_number = || PortError::Number {
-            text: text.to_owned(),
-        };
+        let bad_number = || PortError::Number { text: text.to_owned() };
         let number = |digits: &str| {
             let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
             let port = digits.parse::<u16>().ok().filter(|&port| plain && port != 0);
@@ -75,31 +69,20 @@ impl Ports {
         };
         let Some((numbers, protocol)) = text.split_once('/') else {
             range(text)?;
-            return Err(PortError::NoProtocol {
-                text: text.to_owned(),
-            });
+            return Err(PortError::NoProtocol { text: text.to_owned() });
         };
         let (first, last) = range(numbers)?;
         let protocol = match protocol {
             "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,
             other => {
-                return Err(PortError::Protocol {
-                    text: text.to_owned(),
-                    protocol: other.to_owned(),
-                });
+                return Err(PortError::Protocol { text: text.to_owned(), protocol: other.to_owned() });
             }
         };
         if last < first {
-            return Err(PortError::Backwards {
-                text: text.to_owned(),
-            });
+            return Err(PortError::Backwards { text: text.to_owned() });
         }
-        Ok(Self::Range {
-            protocol,
-            first,
-            last,
-        })
+        Ok(Self::Range { protocol, first, last })
     }
 
     /// How narrow the entry is.
@@ -117,19 +100,14 @@ impl Ports {
     pub fn interval(self, wanted: Protocol) -> Option<(u16, u16)> {
         match self {
             Self::Any => Some((0, u16::MAX)),
-            Self::Range {
-                protocol,
-                first,
-                last,
-            } => (protocol == wanted).then_some((first, last)),
+            Self::Range { protocol, first, last } => (protocol == wanted).then_some((first, last)),
         }
     }
 
     /// Whether the entry names the port.
     #[must_use]
     pub fn contains(self, protocol: Protocol, port: u16) -> bool {
-        self.interval(protocol)
-            .is_some_and(|(first, last)| (first..=last).contains(&port))
+        self.interval(protocol).is_some_and(|(first, last)| (first..=last).contains(&port))
     }
 
     /// Whether two entries of the same width name a common port.
@@ -151,18 +129,10 @@ impl fmt::Display for Ports {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Any => formatter.write_str("any"),
-            Self::Range {
-                protocol,
-                first,
-                last,
-            } if first == last => {
+            Self::Range { protocol, first, last } if first == last => {
                 write!(formatter, "{first}/{}", protocol_name(*protocol))
             }
-            Self::Range {
-                protocol,
-                first,
-                last,
-            } => {
+            Self::Range { protocol, first, last } => {
                 write!(formatter, "{first}-{last}/{}", protocol_name(*protocol))
             }
         }

@@ -88,22 +88,14 @@ pub(super) struct Report<'a> {
 
 impl<'a> Report<'a> {
     pub(super) fn new(sources: &'a [Source]) -> Self {
-        Self {
-            sources,
-            found: Vec::new(),
-        }
+        Self { sources, found: Vec::new() }
     }
 
     /// Adds a finding at a place.
     pub(super) fn add(&mut self, code: Code, mark: Mark, message: String, hint: Option<String>) {
         let (file, place) = self.sources.get(mark.source).map_or_else(
             || (String::new(), None),
-            |source| {
-                (
-                    source.name.clone(),
-                    Some(Place::of_bytes(&source.text, mark.start, mark.end)),
-                )
-            },
+            |source| (source.name.clone(), Some(Place::of_bytes(&source.text, mark.start, mark.end))),
         );
         self.push(code, Some(mark), file, place, message, hint);
     }
@@ -122,14 +114,8 @@ impl<'a> Report<'a> {
         message: String,
         hint: Option<String>,
     ) {
-        let diagnostic = Diagnostic {
-            severity: code.severity(),
-            code: code.text(),
-            message,
-            file,
-            place,
-            hint,
-        };
+        let diagnostic =
+            Diagnostic { severity: code.severity(), code: code.text(), message, file, place, hint };
         // A text that is reached twice, through a YAML alias, is reported once.
         let entry = (mark, diagnostic);
         if !self.found.contains(&entry) {
@@ -139,25 +125,18 @@ impl<'a> Report<'a> {
 
     /// `file:line`, for messages that mention a second place.
     pub(super) fn at(&self, mark: Mark) -> String {
-        let name = self
-            .sources
-            .get(mark.source)
-            .map_or("", |source| source.name.as_str());
+        let name = self.sources.get(mark.source).map_or("", |source| source.name.as_str());
         format!("{name}:{}", mark.line)
     }
 
     /// How many errors were found so far.
     pub(super) fn errors(&self) -> usize {
-        self.found
-            .iter()
-            .filter(|(_, diagnostic)| diagnostic.severity == Severity::Error)
-            .count()
+        self.found.iter().filter(|(_, diagnostic)| diagnostic.severity == Severity::Error).count()
     }
 
     /// The findings in the order of the texts.
     pub(super) fn finish(mut self) -> Vec<Diagnostic> {
-        self.found
-            .sort_by_key(|(mark, _)| mark.map(|mark| (mark.source, mark.start)));
+        self.found.sort_by_key(|(mark, _)| mark.map(|mark| (mark.source, mark.start)));
         self.found.into_iter().map(|(_, diagnostic)| diagnostic).collect()
     }
 }

@@ -45,10 +45,7 @@ pub fn resolve(
     snapshot: &Snapshot,
     registry: &mut IdentityRegistry,
 ) -> Result<Entries, ResolveError> {
-    let mut entries = Entries {
-        strictest_mode: strictest_mode(policies),
-        ..Entries::default()
-    };
+    let mut entries = Entries { strictest_mode: strictest_mode(policies), ..Entries::default() };
     for policy in &policies.policies {
         let number = registry.policy(&policy.name)?;
         let info = PolicyInfo {
@@ -82,10 +79,7 @@ fn strictest_mode(policies: &PolicySet) -> Option<Mode> {
         .policies
         .iter()
         .flat_map(|policy| {
-            let services = policy
-                .services
-                .values()
-                .map(|service| effective(policy, service).mode);
+            let services = policy.services.values().map(|service| effective(policy, service).mode);
             std::iter::once(policy.mode).chain(services)
         })
         .min()
@@ -116,29 +110,16 @@ fn subject(
     let Some(service) = resident.named.and_then(|name| policy.services.get(name)) else {
         table.entries.subjects.insert(
             resident.identity,
-            row(
-                policy.mode,
-                agent_common::verdict::Severity::Warning as u8,
-                UNNAMED,
-            ),
+            row(policy.mode, agent_common::verdict::Severity::Warning as u8, UNNAMED),
         );
-        table.set_default(
-            resident.identity,
-            default_origin(policy, table.at(policy.services_mark)),
-        );
+        table.set_default(resident.identity, default_origin(policy, table.at(policy.services_mark)));
         return Ok(());
     };
     let effective = effective(policy, service);
     table.set_default(resident.identity, default_origin(policy, table.at(service.mark)));
     ingress::labels(resident.identity, &effective, table);
     let flags = if effective.in_profile {
-        let context = Context {
-            population,
-            resident,
-            policy,
-            effective: &effective,
-            snapshot,
-        };
+        let context = Context { population, resident, policy, effective: &effective, snapshot };
         let mut classes = classes::Classes::default();
         ingress::entries(&context, &mut classes, table)?;
         egress::entries(&context, &mut classes, table)?;
@@ -152,11 +133,7 @@ fn subject(
 }
 
 fn default_origin(policy: &Policy, at: String) -> RuleOrigin {
-    RuleOrigin {
-        policy: policy.name.clone(),
-        rule: "default".to_owned(),
-        at,
-    }
+    RuleOrigin { policy: policy.name.clone(), rule: "default".to_owned(), at }
 }
 
 /// What the entries of one subject are made from.

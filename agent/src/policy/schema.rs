@@ -18,22 +18,14 @@ pub fn schema() -> Result<String, serde_json::Error> {
 
 /// A key may be left out, but not stand there with nothing: optional fields come out of the derive as nullable.
 fn forbid_null_keys(shape: &mut serde_json::Map<String, serde_json::Value>) {
-    if let Some(properties) = shape
-        .get_mut("properties")
-        .and_then(serde_json::Value::as_object_mut)
-    {
-        properties
-            .values_mut()
-            .filter_map(serde_json::Value::as_object_mut)
-            .for_each(forbid_null);
+    if let Some(properties) = shape.get_mut("properties").and_then(serde_json::Value::as_object_mut) {
+        properties.values_mut().filter_map(serde_json::Value::as_object_mut).for_each(forbid_null);
     }
     let below = shape.values_mut().flat_map(|value| match value {
         serde_json::Value::Array(items) => items.iter_mut().collect::<Vec<_>>(),
         other => vec![other],
     });
-    below
-        .filter_map(serde_json::Value::as_object_mut)
-        .for_each(forbid_null_keys);
+    below.filter_map(serde_json::Value::as_object_mut).for_each(forbid_null_keys);
 }
 
 fn forbid_null(property: &mut serde_json::Map<String, serde_json::Value>) {
@@ -45,10 +37,7 @@ fn forbid_null(property: &mut serde_json::Map<String, serde_json::Value>) {
             property.insert("type".to_owned(), only);
         }
     }
-    if let Some(variants) = property
-        .get_mut("anyOf")
-        .and_then(serde_json::Value::as_array_mut)
-    {
+    if let Some(variants) = property.get_mut("anyOf").and_then(serde_json::Value::as_array_mut) {
         variants.retain(|variant| variant.get("type") != Some(&null));
         if let [serde_json::Value::Object(only)] = variants.as_slice() {
             let only = only.clone();
@@ -251,21 +240,11 @@ mod tests {
     use super::{super::parse, *};
 
     fn properties(schema: &serde_json::Value, name: &str) -> BTreeSet<String> {
-        let shape = if name.is_empty() {
-            schema
-        } else {
-            &schema["$defs"][name]
-        };
-        let own = shape["properties"]
-            .as_object()
-            .into_iter()
-            .flat_map(|keys| keys.keys().cloned());
+        let shape = if name.is_empty() { schema } else { &schema["$defs"][name] };
+        let own = shape["properties"].as_object().into_iter().flat_map(|keys| keys.keys().cloned());
         let variants = shape["oneOf"].as_array().into_iter().flatten();
         let of_variants = variants.flat_map(|variant| {
-            variant["properties"]
-                .as_object()
-                .into_iter()
-                .flat_map(|keys| keys.keys().cloned())
+            variant["properties"].as_object().into_iter().flat_map(|keys| keys.keys().cloned())
         });
         own.chain(of_variants).collect()
     }

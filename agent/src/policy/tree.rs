@@ -60,10 +60,7 @@ pub(super) fn parse(index: usize, source: &Source, report: &mut Report<'_>) -> V
         return Vec::new();
     }
     match serde_saphyr::from_multiple_with_options::<Spanned<Raw>>(&source.text, options()) {
-        Ok(documents) => documents
-            .into_iter()
-            .map(|raw| node(raw, index, &source.text))
-            .collect(),
+        Ok(documents) => documents.into_iter().map(|raw| node(raw, index, &source.text)).collect(),
         Err(error) => {
             report_failure(index, source, &error, report);
             Vec::new()
@@ -96,9 +93,7 @@ fn options() -> serde_saphyr::Options {
 fn report_failure(index: usize, source: &Source, error: &serde_saphyr::Error, report: &mut Report<'_>) {
     use serde_saphyr::Error;
     let inner = error.without_snippet();
-    let mark = inner
-        .location()
-        .map(|location| mark(location, index, &source.text));
+    let mark = inner.location().map(|location| mark(location, index, &source.text));
     let cause = match inner {
         Error::AliasError { error, .. } => error.without_snippet(),
         other => other,
@@ -118,14 +113,8 @@ fn report_failure(index: usize, source: &Source, error: &serde_saphyr::Error, re
             let text = text.lines().next().unwrap_or_default();
             // The position is shown separately.
             let text = text.rfind(" at line ").map_or(text, |cut| &text[..cut]);
-            let text = text
-                .trim_start_matches("error: ")
-                .trim_end_matches(['.', ',', ':']);
-            (
-                Code::Syntax,
-                format!("not valid YAML: {}", lower_first(text)),
-                None,
-            )
+            let text = text.trim_start_matches("error: ").trim_end_matches(['.', ',', ':']);
+            (Code::Syntax, format!("not valid YAML: {}", lower_first(text)), None)
         }
     };
     match mark {
@@ -136,9 +125,7 @@ fn report_failure(index: usize, source: &Source, error: &serde_saphyr::Error, re
 
 fn lower_first(text: &str) -> String {
     let mut chars = text.chars();
-    chars
-        .next()
-        .map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
+    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
 }
 
 fn mark(location: Location, source: usize, text: &str) -> Mark {
@@ -148,39 +135,22 @@ fn mark(location: Location, source: usize, text: &str) -> Mark {
     let start = known.unwrap_or_else(|| {
         let line_start: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
         let column = usize::try_from(location.column()).unwrap_or(1).max(1);
-        let in_line = text
-            .get(line_start..)
-            .and_then(|rest| rest.char_indices().nth(column - 1));
+        let in_line = text.get(line_start..).and_then(|rest| rest.char_indices().nth(column - 1));
         in_line.map_or(text.len(), |(offset, _)| line_start + offset)
     });
-    let length = span
-        .byte_len()
-        .and_then(|length| usize::try_from(length).ok())
-        .unwrap_or(1);
-    Mark {
-        source,
-        start,
-        end: start.saturating_add(length),
-        line,
-    }
+    let length = span.byte_len().and_then(|length| usize::try_from(length).ok()).unwrap_or(1);
+    Mark { source, start, end: start.saturating_add(length), line }
 }
 
 fn node(raw: Spanned<Raw>, source: usize, text: &str) -> Node {
     // Of an alias the anchored text is shown: that is what has to be changed.
-    let location = if raw.defined == Location::UNKNOWN {
-        raw.referenced
-    } else {
-        raw.defined
-    };
+    let location = if raw.defined == Location::UNKNOWN { raw.referenced } else { raw.defined };
     let mark = mark(location, source, text);
     let value = match raw.value {
         Raw::Null => Value::Null,
         Raw::Text(text) => Value::Scalar(text),
         Raw::Literal(fallback) => {
-            let written = text
-                .get(mark.start..mark.end)
-                .map(str::trim)
-                .filter(|text| !text.is_empty());
+            let written = text.get(mark.start..mark.end).map(str::trim).filter(|text| !text.is_empty());
             Value::Scalar(written.map_or(fallback, str::to_owned))
         }
         Raw::List(items) => Value::List(items.into_iter().map(|item| node(item, source, text)).collect()),
@@ -188,15 +158,9 @@ fn node(raw: Spanned<Raw>, source: usize, text: &str) -> Node {
             entries
                 .into_iter()
                 .map(|(key, value)| {
-                    let location = if key.defined == Location::UNKNOWN {
-                        key.referenced
-                    } else {
-                        key.defined
-                    };
-                    let key = Key {
-                        mark: self::mark(location, source, text),
-                        name: key.value,
-                    };
+                    let location =
+                        if key.defined == Location::UNKNOWN { key.referenced } else { key.defined };
+                    let key = Key { mark: self::mark(location, source, text), name: key.value };
                     (key, node(value, source, text))
                 })
                 .collect(),
@@ -297,10 +261,7 @@ mod tests {
     use super::*;
 
     fn documents(text: &str) -> (Vec<Node>, usize) {
-        let sources = [Source {
-            name: "t".to_owned(),
-            text: text.to_owned(),
-        }];
+        let sources = [Source { name: "t".to_owned(), text: text.to_owned() }];
         let mut report = Report::new(&sources);
         let nodes = parse(0, &sources[0], &mut report);
         (nodes, report.finish().len())
@@ -311,27 +272,14 @@ mod tests {
         let text = "a: 012\nb: [yes, 8000, \"x\"]\nb: ~\n";
         let (nodes, findings) = documents(text);
         assert_eq!(findings, 0);
-        let Value::Map(entries) = &nodes[0].value else {
-            panic!("{nodes:?}")
-        };
+        let Value::Map(entries) = &nodes[0].value else { panic!("{nodes:?}") };
         assert_eq!(entries.len(), 3, "duplicates are kept for the parser to report");
         let (key, value) = &entries[0];
         assert_eq!((key.name.as_str(), key.mark.start, key.mark.end), ("a", 0, 1));
-        assert!(
-            matches!(&value.value, Value::Scalar(text) if text == "012"),
-            "{value:?}"
-        );
-        assert_eq!(
-            (value.mark.line, &text[value.mark.start..value.mark.end]),
-            (1, "012")
-        );
-        let Value::List(items) = &entries[1].1.value else {
-            panic!("{entries:?}")
-        };
-        let texts: Vec<_> = items
-            .iter()
-            .map(|item| &text[item.mark.start..item.mark.end])
-            .collect();
+        assert!(matches!(&value.value, Value::Scalar(text) if text == "012"), "{value:?}");
+        assert_eq!((value.mark.line, &text[value.mark.start..value.mark.end]), (1, "012"));
+        let Value::List(items) = &entries[1].1.value else { panic!("{entries:?}") };
+        let texts: Vec<_> = items.iter().map(|item| &text[item.mark.start..item.mark.end]).collect();
         assert_eq!(texts, ["yes", "8000", "\"x\""]);
         assert!(matches!(entries[2].1.value, Value::Null));
     }

@@ -39,10 +39,8 @@ fn common_target(earlier: &Policy, policy: &Policy, report: &mut Report<'_>) {
             "policies `{}` and `{}` can apply to the same {what}: `{left}` and `{right}`",
             earlier.name, policy.name
         );
-        let hint = format!(
-            "the other one stands at {}; make one of them narrower",
-            report.at(earlier.target_mark)
-        );
+        let hint =
+            format!("the other one stands at {}; make one of them narrower", report.at(earlier.target_mark));
         report.add(Code::GlobOverlap, policy.target_mark, message, Some(hint));
     }
 }
@@ -54,19 +52,12 @@ fn nothing_open(policy: &Policy, report: &mut Report<'_>) {
             || std::iter::once(&service.base).chain(service.overlays.values().map(|each| &each.layer));
         let named = layers().any(|layer| {
             layer.from.as_ref().is_some_and(|from| !from.is_empty())
-                || layer
-                    .exposure
-                    .is_some_and(|(exposure, _)| exposure != Default::default())
+                || layer.exposure.is_some_and(|(exposure, _)| exposure != Default::default())
         });
         let has_ports = layers().any(|layer| layer.ports.as_ref().is_some_and(|ports| !ports.is_empty()));
         if named && !has_ports {
             let message = format!("service `{name}` names peers but no `ports`: nothing reaches it");
-            report.add(
-                Code::NothingOpen,
-                service.mark,
-                message,
-                Some("add `ports: [...]`".to_owned()),
-            );
+            report.add(Code::NothingOpen, service.mark, message, Some("add `ports: [...]`".to_owned()));
         }
     }
 }

@@ -8,6 +8,7 @@ use std::{
 use agent_common::{
     decision::{Party, PartyKind},
     identity,
+    packet::Address,
 };
 use ipnet::IpNet;
 
@@ -65,9 +66,7 @@ impl Imagined {
                 && let (Some(project), Some(service)) = (first(project), first(service))
             {
                 wanted.insert(peer.clone(), snapshot.endpoints.len());
-                snapshot
-                    .endpoints
-                    .push(endpoint("labelled", Some(&project), Some(&service)));
+                snapshot.endpoints.push(endpoint("labelled", Some(&project), Some(&service)));
             }
         }
         let entries = resolve(policies, &snapshot, &mut IdentityRegistry::default())?;
@@ -75,11 +74,7 @@ impl Imagined {
             .into_iter()
             .filter_map(|(peer, index)| Some((peer, entries.endpoints.get(index)?.party)))
             .collect();
-        Ok(Self {
-            entries,
-            instances,
-            labelled,
-        })
+        Ok(Self { entries, instances, labelled })
     }
 
     /// A service of the first instance of a policy.
@@ -93,16 +88,12 @@ impl Imagined {
             .identities
             .iter()
             .find(|(_, info)| info.covered && info.instance == instance && info.service == service)?;
-        Some(Party {
-            kind: PartyKind::Covered,
-            identity,
-            instance: info.instance_number,
-        })
+        Some(Party { kind: PartyKind::Covered, identity, instance: info.instance_number })
     }
 
     /// Everybody who may call a service of the policy: rows and columns of the requirement documents.
     pub(super) fn callers(&self, policy: &Policy) -> Vec<Caller> {
-        let nowhere = [0; 16];
+        let nowhere = Address::UNSPECIFIED;
         let one = |name: &str, party: Party, address| Caller {
             name: name.to_owned(),
             parties: vec![(party, address)],
@@ -112,10 +103,7 @@ impl Imagined {
             .keys()
             .filter_map(|name| Some(one(name, self.service(policy, name)?, nowhere)))
             .collect();
-        callers.push(Caller {
-            name: "other instance".to_owned(),
-            parties: self.other_instances(policy),
-        });
+        callers.push(Caller { name: "other instance".to_owned(), parties: self.other_instances(policy) });
         callers.push(one("unmanaged", Party::UNMANAGED, nowhere));
         callers.push(one("host", Party::HOST, nowhere));
         callers.push(one("world", Party::WORLD, stranger(policy)));
@@ -131,10 +119,10 @@ impl Imagined {
             parties: vec![(party, address)],
         };
         let mut found = vec![
-            one("host", Party::HOST, [0; 16]),
+            one("host", Party::HOST, Address::UNSPECIFIED),
             one("world", Party::WORLD, stranger(policy)),
             one("dns", Party::WORLD, address_in_key_form(RESOLVER)),
-            one("unmanaged", Party::UNMANAGED, [0; 16]),
+            one("unmanaged", Party::UNMANAGED, Address::UNSPECIFIED),
         ];
         found.extend(named_networks(policy));
         found.extend(self.labelled(policy, |party| party.kind == PartyKind::Unmanaged));
@@ -142,24 +130,14 @@ impl Imagined {
     }
 
     /// The same services in a second instance, and somebody under another policy.
-    fn other_instances(&self, policy: &Policy) -> Vec<(Party, [u8; 16])> {
+    fn other_instances(&self, policy: &Policy) -> Vec<(Party, Address)> {
         let number = identity::FIRST_ADDRESS_CLASS - 1;
-        let foreign = Party {
-            kind: PartyKind::Covered,
-            identity: number,
-            instance: number,
-        };
+        let foreign = Party { kind: PartyKind::Covered, identity: number, instance: number };
         let second = self.instances.get(&policy.name).and_then(|names| names.get(1));
-        let twins = second.into_iter().flat_map(|instance| {
-            policy
-                .services
-                .keys()
-                .filter_map(|name| self.party(instance, name))
-        });
-        std::iter::once(foreign)
-            .chain(twins)
-            .map(|party| (party, [0; 16]))
-            .collect()
+        let twins = second
+            .into_iter()
+            .flat_map(|instance| policy.services.keys().filter_map(|name| self.party(instance, name)));
+        std::iter::once(foreign).chain(twins).map(|party| (party, Address::UNSPECIFIED)).collect()
     }
 
     fn labelled(&self, policy: &Policy, keep: impl Fn(&Party) -> bool) -> Vec<Caller> {
@@ -173,7 +151,7 @@ impl Imagined {
                 let party = *self.labelled.get(peer).filter(|party| keep(party))?;
                 Some(Caller {
                     name: format!("{project}/{service}"),
-                    parties: vec![(party, [0; 16])],
+                    parties: vec![(party, Address::UNSPECIFIED)],
                 })
             })
             .collect()
@@ -226,7 +204,7 @@ fn first(glob: &Glob) -> Option<String> {
 /// Groups by name and ranges as written, each with an address of every range.
 fn named_networks(policy: &Policy) -> Vec<Caller> {
     let world = |network: &IpNet| (Party::WORLD, address_in_key_form(network.network()));
-    let mut found: BTreeMap<String, Vec<(Party, [u8; 16])>> = policy
+    let mut found: BTreeMap<String, Vec<(Party, Address)>> = policy
         .groups
         .iter()
         .map(|(name, group)| (name.clone(), group.networks.iter().map(world).collect()))
@@ -236,26 +214,17 @@ fn named_networks(policy: &Policy) -> Vec<Caller> {
             found.insert(network.to_string(), vec![world(network)]);
         }
     }
-    found
-        .into_iter()
-        .map(|(name, parties)| Caller { name, parties })
-        .collect()
+    found.into_iter().map(|(name, parties)| Caller { name, parties }).collect()
 }
 
 /// An address of the world that the policy does not name, if there is one.
-fn stranger(policy: &Policy) -> [u8; 16] {
-    let mut named: Vec<IpNet> = policy
-        .groups
-        .values()
-        .flat_map(|group| group.networks.clone())
-        .collect();
+fn stranger(policy: &Policy) -> Address {
+    let mut named: Vec<IpNet> = policy.groups.values().flat_map(|group| group.networks.clone()).collect();
     named.extend(policy.peers().filter_map(|peer| match peer {
         Peer::Network(network) => Some(*network),
         _ => None,
     }));
-    let candidates = (1..=223u8)
-        .rev()
-        .map(|first| IpAddr::V4(Ipv4Addr::new(first, 77, 77, 77)));
+    let candidates = (1..=223u8).rev().map(|first| IpAddr::V4(Ipv4Addr::new(first, 77, 77, 77)));
     let free = candidates
         .filter(|address| !address.is_loopback())
         .find(|address| !named.iter().any(|network| network.contains(address)));

@@ -38,12 +38,7 @@ impl<'n> Fields<'n> {
                 );
             } else if let Some((first, _)) = found.get(key.name.as_str()) {
                 let hint = format!("it stands at {} already", report.at(first.mark));
-                report.add(
-                    Code::DuplicateKey,
-                    key.mark,
-                    format!("duplicate key `{}`", key.name),
-                    Some(hint),
-                );
+                report.add(Code::DuplicateKey, key.mark, format!("duplicate key `{}`", key.name), Some(hint));
             } else {
                 found.insert(&key.name, (key, value));
             }
@@ -80,12 +75,7 @@ pub(super) fn map<'n>(node: &'n Node, what: &str, report: &mut Report<'_>) -> Op
         Value::Null => Some(&[]),
         other => {
             let message = format!("{what} is a mapping, not {}", other.kind());
-            report.add(
-                Code::WrongType,
-                node.mark,
-                message,
-                Some("write `key: value` pairs".to_owned()),
-            );
+            report.add(Code::WrongType, node.mark, message, Some("write `key: value` pairs".to_owned()));
             None
         }
     }
@@ -103,12 +93,7 @@ pub(super) fn named<'n>(
     for (key, value) in map(node, what, report).unwrap_or_default() {
         if let Some(&first) = found.get(key.name.as_str()) {
             let hint = format!("it is defined at {} already", report.at(first));
-            report.add(
-                Code::DuplicateKey,
-                key.mark,
-                format!("duplicate {each} `{}`", key.name),
-                Some(hint),
-            );
+            report.add(Code::DuplicateKey, key.mark, format!("duplicate {each} `{}`", key.name), Some(hint));
             continue;
         }
         found.insert(&key.name, key.mark);
@@ -135,18 +120,15 @@ pub(super) fn name_is_usable(name: &str, mark: Mark, what: &str, report: &mut Re
 pub(super) fn list<'n>(node: &'n Node, what: &str, report: &mut Report<'_>) -> Option<&'n [Node]> {
     let (message, hint) = match &node.value {
         Value::List(items) => return Some(items),
-        Value::Null => (
-            format!("`{what}` is a list, but nothing stands there"),
-            format!("write `{what}: []`"),
-        ),
-        Value::Scalar(text) => (
-            format!("`{what}` is a list, not a single value"),
-            format!("write `{what}: [{text}]`"),
-        ),
-        Value::Map(_) => (
-            format!("`{what}` is a list, not a mapping"),
-            "put `- ` in front of each item".to_owned(),
-        ),
+        Value::Null => {
+            (format!("`{what}` is a list, but nothing stands there"), format!("write `{what}: []`"))
+        }
+        Value::Scalar(text) => {
+            (format!("`{what}` is a list, not a single value"), format!("write `{what}: [{text}]`"))
+        }
+        Value::Map(_) => {
+            (format!("`{what}` is a list, not a mapping"), "put `- ` in front of each item".to_owned())
+        }
     };
     report.add(Code::WrongType, node.mark, message, Some(hint));
     None
@@ -157,17 +139,8 @@ pub(super) fn scalar<'n>(node: &'n Node, what: &str, report: &mut Report<'_>) ->
     match &node.value {
         Value::Scalar(text) if !text.is_empty() => Some(text),
         other => {
-            let kind = if matches!(other, Value::Scalar(_)) {
-                "nothing"
-            } else {
-                other.kind()
-            };
-            report.add(
-                Code::WrongType,
-                node.mark,
-                format!("`{what}` is a single value, not {kind}"),
-                None,
-            );
+            let kind = if matches!(other, Value::Scalar(_)) { "nothing" } else { other.kind() };
+            report.add(Code::WrongType, node.mark, format!("`{what}` is a single value, not {kind}"), None);
             None
         }
     }
@@ -186,11 +159,6 @@ pub(super) fn word<T: Copy>(
     }
     let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
     let message = format!("`{text}` is no {what}");
-    report.add(
-        Code::BadValue,
-        node.mark,
-        message,
-        names::hint(text, &known, "it is one of"),
-    );
+    report.add(Code::BadValue, node.mark, message, names::hint(text, &known, "it is one of"));
     None
 }

@@ -41,12 +41,7 @@ pub(super) fn from_list(
     report: &mut Report<'_>,
 ) -> Option<Vec<(Peer, Mark)>> {
     let items = list(node, "from", report)?;
-    Some(
-        items
-            .iter()
-            .filter_map(|item| Some((peer(item, Side::From, names, report)?, item.mark)))
-            .collect(),
-    )
+    Some(items.iter().filter_map(|item| Some((peer(item, Side::From, names, report)?, item.mark))).collect())
 }
 
 /// The items of `egress`.
@@ -56,12 +51,7 @@ pub(super) fn egress_list(
     report: &mut Report<'_>,
 ) -> Option<Vec<EgressEntry>> {
     let items = list(node, "egress", report)?;
-    Some(
-        items
-            .iter()
-            .filter_map(|item| egress_entry(item, names, report))
-            .collect(),
-    )
+    Some(items.iter().filter_map(|item| egress_entry(item, names, report)).collect())
 }
 
 /// The ranges of a group.
@@ -88,18 +78,12 @@ fn network(text: &str, mark: Mark, report: &mut Report<'_>) -> Option<IpNet> {
 
 fn egress_entry(node: &Node, names: &Names<'_>, report: &mut Report<'_>) -> Option<EgressEntry> {
     let is_long = match &node.value {
-        Value::Map(entries) => !entries
-            .iter()
-            .any(|(key, _)| LABELLED_KEYS.contains(&key.name.as_str())),
+        Value::Map(entries) => !entries.iter().any(|(key, _)| LABELLED_KEYS.contains(&key.name.as_str())),
         _ => false,
     };
     if !is_long {
         let to = peer(node, Side::To, names, report)?;
-        return Some(EgressEntry {
-            to,
-            mark: node.mark,
-            ports: None,
-        });
+        return Some(EgressEntry { to, mark: node.mark, ports: None });
     }
     let fields = Fields::new(node, node.mark, &EGRESS_KEYS, "an item of `egress`", report)?;
     let hint = "write `{to: world, ports: [443/tcp]}`";
@@ -116,19 +100,10 @@ fn egress_entry(node: &Node, names: &Names<'_>, report: &mut Report<'_>) -> Opti
     let to = to?;
     if to == Peer::Dns && listed.is_some() {
         let hint = "write just `dns`, or name the resolver's address".to_owned();
-        report.add(
-            Code::BadPeer,
-            node.mark,
-            "`dns` is port 53 already".to_owned(),
-            Some(hint),
-        );
+        report.add(Code::BadPeer, node.mark, "`dns` is port 53 already".to_owned(), Some(hint));
         return None;
     }
-    Some(EgressEntry {
-        to,
-        mark: node.mark,
-        ports: listed,
-    })
+    Some(EgressEntry { to, mark: node.mark, ports: listed })
 }
 
 fn peer(node: &Node, side: Side, names: &Names<'_>, report: &mut Report<'_>) -> Option<Peer> {
@@ -136,10 +111,7 @@ fn peer(node: &Node, side: Side, names: &Names<'_>, report: &mut Report<'_>) -> 
         Value::Scalar(text) => named_peer(text, node.mark, side, names, report),
         Value::Map(_) => labelled_peer(node, report),
         other => {
-            let message = format!(
-                "a peer is a name, an address range or a mapping, not {}",
-                other.kind()
-            );
+            let message = format!("a peer is a name, an address range or a mapping, not {}", other.kind());
             report.add(Code::WrongType, node.mark, message, None);
             None
         }
@@ -154,10 +126,7 @@ fn labelled_peer(node: &Node, report: &mut Report<'_>) -> Option<Peer> {
         scalar(node, key, report).map(Glob::new)
     };
     let (project, service) = (part("project"), part("service"));
-    Some(Peer::Labelled {
-        project: project?,
-        service: service?,
-    })
+    Some(Peer::Labelled { project: project?, service: service? })
 }
 
 fn named_peer(
@@ -213,11 +182,6 @@ fn named_peer(
         }
     }
     let message = format!("unknown {kind} `{text}`");
-    report.add(
-        Code::UnknownName,
-        mark,
-        message,
-        names::hint(text, &known, "there are"),
-    );
+    report.add(Code::UnknownName, mark, message, names::hint(text, &known, "there are"));
     None
 }

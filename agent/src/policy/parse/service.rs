@@ -20,9 +20,8 @@ use super::{
 pub(in super::super) const OVERLAY_KEYS: [&str; 6] =
     ["exposure", "ports", "from", "egress", "severity", "mode"];
 /// The keys of a service.
-pub(in super::super) const SERVICE_KEYS: [&str; 9] = [
-    "exposure", "ports", "from", "egress", "severity", "mode", "only_in", "select", "profiles",
-];
+pub(in super::super) const SERVICE_KEYS: [&str; 9] =
+    ["exposure", "ports", "from", "egress", "severity", "mode", "only_in", "select", "profiles"];
 /// The keys of an item of `ports`.
 pub(in super::super) const PORT_KEYS: [&str; 3] = ["port", "from", "exposure"];
 /// The keys of `select`.
@@ -30,16 +29,10 @@ pub(in super::super) const SELECT_KEYS: [&str; 2] = ["container", "label"];
 
 /// The words for modes.
 pub(super) const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
-const EXPOSURES: [(&str, Exposure); 3] = [
-    ("internal", Exposure::Internal),
-    ("localhost", Exposure::Localhost),
-    ("public", Exposure::Public),
-];
-const SEVERITIES: [(&str, Severity); 3] = [
-    ("info", Severity::Info),
-    ("warning", Severity::Warning),
-    ("critical", Severity::Critical),
-];
+const EXPOSURES: [(&str, Exposure); 3] =
+    [("internal", Exposure::Internal), ("localhost", Exposure::Localhost), ("public", Exposure::Public)];
+const SEVERITIES: [(&str, Severity); 3] =
+    [("info", Severity::Info), ("warning", Severity::Warning), ("critical", Severity::Critical)];
 
 /// Reads a service; of what is wrong the rest is kept, so that names that refer to it stay known.
 pub(super) fn service(key: &Key, node: &Node, names: &Names<'_>, report: &mut Report<'_>) -> Service {
@@ -56,9 +49,7 @@ pub(super) fn service(key: &Key, node: &Node, names: &Names<'_>, report: &mut Re
         return service;
     };
     service.base = layer(&fields, names, report);
-    service.select = fields
-        .get("select")
-        .and_then(|(key, node)| select(key, node, report));
+    service.select = fields.get("select").and_then(|(key, node)| select(key, node, report));
     if let Some((key, node)) = fields.get("only_in") {
         let profiles = list(node, "only_in", report).unwrap_or_default();
         for item in profiles {
@@ -69,18 +60,9 @@ pub(super) fn service(key: &Key, node: &Node, names: &Names<'_>, report: &mut Re
         }
         if matches!(&node.value, Value::List(items) if items.is_empty()) {
             let hint = "name a profile, or leave `only_in` out".to_owned();
-            report.add(
-                Code::BadValue,
-                key.mark,
-                "`only_in` names no profile".to_owned(),
-                Some(hint),
-            );
+            report.add(Code::BadValue, key.mark, "`only_in` names no profile".to_owned(), Some(hint));
         }
-        let profiles: BTreeSet<String> = service
-            .only_in_marks
-            .iter()
-            .map(|(name, _)| name.clone())
-            .collect();
+        let profiles: BTreeSet<String> = service.only_in_marks.iter().map(|(name, _)| name.clone()).collect();
         service.only_in = Some(profiles);
     }
     if let Some((_, node)) = fields.get("profiles") {
@@ -88,13 +70,7 @@ pub(super) fn service(key: &Key, node: &Node, names: &Names<'_>, report: &mut Re
             let what = format!("profile `{}`", key.name);
             if let Some(fields) = Fields::new(node, key.mark, &OVERLAY_KEYS, &what, report) {
                 let layer = layer(&fields, names, report);
-                service.overlays.insert(
-                    key.name.clone(),
-                    Overlay {
-                        mark: key.mark,
-                        layer,
-                    },
-                );
+                service.overlays.insert(key.name.clone(), Overlay { mark: key.mark, layer });
             }
         }
     }
@@ -104,21 +80,11 @@ pub(super) fn service(key: &Key, node: &Node, names: &Names<'_>, report: &mut Re
 fn layer(fields: &Fields<'_>, names: &Names<'_>, report: &mut Report<'_>) -> Layer {
     Layer {
         exposure: exposure(fields, report),
-        ports: fields
-            .get("ports")
-            .and_then(|(_, node)| port_list(node, names, report)),
-        from: fields
-            .get("from")
-            .and_then(|(_, node)| from_list(node, names, report)),
-        egress: fields
-            .get("egress")
-            .and_then(|(_, node)| egress_list(node, names, report)),
-        severity: fields
-            .get("severity")
-            .and_then(|(_, node)| word(node, "severity", &SEVERITIES, report)),
-        mode: fields
-            .get("mode")
-            .and_then(|(_, node)| word(node, "mode", &MODES, report)),
+        ports: fields.get("ports").and_then(|(_, node)| port_list(node, names, report)),
+        from: fields.get("from").and_then(|(_, node)| from_list(node, names, report)),
+        egress: fields.get("egress").and_then(|(_, node)| egress_list(node, names, report)),
+        severity: fields.get("severity").and_then(|(_, node)| word(node, "severity", &SEVERITIES, report)),
+        mode: fields.get("mode").and_then(|(_, node)| word(node, "mode", &MODES, report)),
     }
 }
 
@@ -129,15 +95,9 @@ fn exposure(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<(Exposure, M
 
 fn port_list(node: &Node, names: &Names<'_>, report: &mut Report<'_>) -> Option<Vec<PortEntry>> {
     let items = list(node, "ports", report)?;
-    let entries: Vec<PortEntry> = items
-        .iter()
-        .filter_map(|item| port_entry(item, names, report))
-        .collect();
+    let entries: Vec<PortEntry> = items.iter().filter_map(|item| port_entry(item, names, report)).collect();
     for (index, entry) in entries.iter().enumerate() {
-        if let Some(first) = entries[..index]
-            .iter()
-            .find(|earlier| earlier.ports.collides(entry.ports))
-        {
+        if let Some(first) = entries[..index].iter().find(|earlier| earlier.ports.collides(entry.ports)) {
             let message = if first.ports == entry.ports {
                 format!("port `{}` stands here twice", entry.ports)
             } else {
@@ -152,27 +112,15 @@ fn port_list(node: &Node, names: &Names<'_>, report: &mut Report<'_>) -> Option<
 
 fn port_entry(node: &Node, names: &Names<'_>, report: &mut Report<'_>) -> Option<PortEntry> {
     if !matches!(node.value, Value::Map(_)) {
-        return Some(PortEntry {
-            ports: ports(node, report)?,
-            mark: node.mark,
-            from: None,
-            exposure: None,
-        });
+        return Some(PortEntry { ports: ports(node, report)?, mark: node.mark, from: None, exposure: None });
     }
     let fields = Fields::new(node, node.mark, &PORT_KEYS, "an item of `ports`", report)?;
     let hint = "write `{port: 9001/tcp, from: [...]}`";
     let port = fields.require("port", "this item of `ports`", hint, report);
     let parsed = port.and_then(|(_, node)| ports(node, report));
-    let from = fields
-        .get("from")
-        .and_then(|(_, node)| from_list(node, names, report));
+    let from = fields.get("from").and_then(|(_, node)| from_list(node, names, report));
     let exposure = exposure(&fields, report);
-    Some(PortEntry {
-        ports: parsed?,
-        mark: port?.1.mark,
-        from,
-        exposure,
-    })
+    Some(PortEntry { ports: parsed?, mark: port?.1.mark, from, exposure })
 }
 
 /// One port, range or `any`.
@@ -196,10 +144,7 @@ fn select(key: &Key, node: &Node, report: &mut Report<'_>) -> Option<Select> {
         (None, Some((label_key, label))) => match map(label, "`label`", report)? {
             [(key, value)] => {
                 let value = scalar(value, "label value", report)?.to_owned();
-                Some(Select::Label {
-                    key: key.name.clone(),
-                    value,
-                })
+                Some(Select::Label { key: key.name.clone(), value })
             }
             _ => {
                 let hint = "write `{label: {key: value}}`".to_owned();

@@ -31,14 +31,8 @@ impl Classes {
         rules: PeerRules,
         table: &mut Table<'_>,
     ) -> Option<()> {
-        let direction = if scope == Scope::FromWorld {
-            Direction::Ingress
-        } else {
-            Direction::Egress
-        };
-        let next = u32::try_from(self.numbers.len())
-            .ok()?
-            .checked_add(FIRST_ADDRESS_CLASS)?;
+        let direction = if scope == Scope::FromWorld { Direction::Ingress } else { Direction::Egress };
+        let next = u32::try_from(self.numbers.len()).ok()?.checked_add(FIRST_ADDRESS_CLASS)?;
         let key = (direction, rules);
         let class = match self.numbers.get(&key) {
             Some(&class) => class,
@@ -49,15 +43,7 @@ impl Classes {
             }
         };
         let (address, prefix) = in_key_form(network);
-        table.entries.addresses.insert(
-            AddressEntryKey {
-                subject,
-                scope,
-                address,
-                prefix,
-            },
-            class,
-        );
+        table.entries.addresses.insert(AddressEntryKey { subject, scope, address, prefix }, class);
         self.flags |= scope.flag();
         Some(())
     }
@@ -72,10 +58,7 @@ impl Classes {
 pub(super) fn networks<'p>(policy: &'p Policy, peer: &'p Peer) -> &'p [IpNet] {
     match peer {
         Peer::Network(network) => std::slice::from_ref(network),
-        Peer::Group(name) => policy
-            .groups
-            .get(name)
-            .map_or(&[], |group| group.networks.as_slice()),
+        Peer::Group(name) => policy.groups.get(name).map_or(&[], |group| group.networks.as_slice()),
         _ => &[],
     }
 }
@@ -91,7 +74,7 @@ pub(super) fn contains(policy: &Policy, peer: &Peer, network: IpNet) -> bool {
 /// of IPv4, so IPv4 gets an entry of its own below it.
 pub(super) fn with_ipv4_apart(mut wanted: Vec<IpNet>) -> Vec<IpNet> {
     let (all_ipv4, _) = in_key_form(IpNet::V4(Ipv4Net::default()));
-    let swallows = |network: &IpNet| matches!(network, IpNet::V6(network) if network.contains(&std::net::Ipv6Addr::from(all_ipv4)));
+    let swallows = |network: &IpNet| matches!(network, IpNet::V6(network) if network.contains(&std::net::Ipv6Addr::from(all_ipv4.bytes())));
     if wanted.iter().any(swallows) {
         wanted.push(IpNet::V4(Ipv4Net::default()));
     }

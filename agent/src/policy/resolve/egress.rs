@@ -21,16 +21,8 @@ use crate::inventory::snapshot::Protocol;
 
 /// What `dns` stands for.
 const DNS: [Ports; 2] = [
-    Ports::Range {
-        protocol: Protocol::Udp,
-        first: 53,
-        last: 53,
-    },
-    Ports::Range {
-        protocol: Protocol::Tcp,
-        first: 53,
-        last: 53,
-    },
+    Ports::Range { protocol: Protocol::Udp, first: 53, last: 53 },
+    Ports::Range { protocol: Protocol::Tcp, first: 53, last: 53 },
 ];
 
 /// Writes the egress entries of a subject.
@@ -49,9 +41,7 @@ pub(super) fn entries(
     let resolvers = Resolvers::new(context);
     let mut put = |scope, network, names: &[&Peer], table: &mut Table<'_>| {
         let rules = rules(context, names, table)?;
-        classes
-            .put(subject, scope, network, rules, table)
-            .ok_or_else(|| context.too_many_classes())
+        classes.put(subject, scope, network, rules, table).ok_or_else(|| context.too_many_classes())
     };
     for &address in &resolvers.on_host {
         put(Scope::ToHost, single(address), &[&Peer::Host, &Peer::Dns], table)?;
@@ -61,26 +51,13 @@ pub(super) fn entries(
         names.push(&Peer::Dns);
         put(Scope::ToUnmanaged, single(address), &names, table)?;
     }
-    let named = context
-        .effective
-        .egress
-        .iter()
-        .flat_map(|each| networks(context.policy, &each.entry.to));
-    let wanted = named
-        .copied()
-        .chain(resolvers.in_world.iter().map(|&address| single(address)))
-        .collect();
+    let named = context.effective.egress.iter().flat_map(|each| networks(context.policy, &each.entry.to));
+    let wanted = named.copied().chain(resolvers.in_world.iter().map(|&address| single(address))).collect();
     for network in with_ipv4_apart(wanted) {
         let all = context.effective.egress.iter().map(|each| &each.entry.to);
-        let mut names: Vec<&Peer> = all
-            .filter(|peer| contains(context.policy, peer, network))
-            .collect();
+        let mut names: Vec<&Peer> = all.filter(|peer| contains(context.policy, peer, network)).collect();
         names.push(&Peer::World);
-        if resolvers
-            .in_world
-            .iter()
-            .any(|&address| single(address) == network)
-        {
+        if resolvers.in_world.iter().any(|&address| single(address) == network) {
             names.push(&Peer::Dns);
         }
         put(Scope::ToWorld, network, &names, table)?;
@@ -110,13 +87,7 @@ fn names_of_container<'c>(context: &Context<'c>, address: IpAddr) -> Vec<&'c Pee
         return Vec::new();
     };
     let all = context.effective.egress.iter().map(|each| &each.entry.to);
-    all.filter(|peer| {
-        context
-            .population
-            .labelled_outsiders(peer)
-            .any(|each| each == identity)
-    })
-    .collect()
+    all.filter(|peer| context.population.labelled_outsiders(peer).any(|each| each == identity)).collect()
 }
 
 /// The entries towards somebody who is known by these names.
@@ -151,12 +122,7 @@ struct Resolvers {
 impl Resolvers {
     fn new(context: &Context<'_>) -> Self {
         let mut found = Self::default();
-        if !context
-            .effective
-            .egress
-            .iter()
-            .any(|each| each.entry.to == Peer::Dns)
-        {
+        if !context.effective.egress.iter().any(|each| each.entry.to == Peer::Dns) {
             return found;
         }
         let snapshot = context.snapshot;
@@ -169,11 +135,7 @@ impl Resolvers {
                 let in_subnet = |subnet: &ipnet::IpNet| subnet.contains(&address);
                 if snapshot.host_addresses.contains(&address) {
                     found.on_host.insert(address);
-                } else if snapshot
-                    .bridges
-                    .iter()
-                    .any(|bridge| bridge.subnets.iter().any(in_subnet))
-                {
+                } else if snapshot.bridges.iter().any(|bridge| bridge.subnets.iter().any(in_subnet)) {
                     found.in_containers.insert(address);
                 } else {
                     found.in_world.insert(address);

@@ -35,20 +35,10 @@ pub(super) fn entries(
         }
     }
     let named = context.effective.ports.iter().flat_map(|entry| entry.from);
-    let wanted = named
-        .flat_map(|(peer, _)| networks(context.policy, peer))
-        .copied()
-        .collect();
+    let wanted = named.flat_map(|(peer, _)| networks(context.policy, peer)).copied().collect();
     for network in with_ipv4_apart(wanted) {
-        let all = context
-            .effective
-            .ports
-            .iter()
-            .flat_map(|entry| entry.from)
-            .map(|(peer, _)| peer);
-        let mut names: Vec<&Peer> = all
-            .filter(|peer| contains(context.policy, peer, network))
-            .collect();
+        let all = context.effective.ports.iter().flat_map(|entry| entry.from).map(|(peer, _)| peer);
+        let mut names: Vec<&Peer> = all.filter(|peer| contains(context.policy, peer, network)).collect();
         names.push(&Peer::World);
         let rules = rules(context, &names, table)?;
         classes
@@ -72,9 +62,7 @@ fn peers<'c>(context: &Context<'c>) -> BTreeMap<u32, Vec<&'c Peer>> {
                 }
             }
             Peer::Labelled { .. } => {
-                for identity in population
-                    .labelled_residents(peer)
-                    .chain(population.labelled_outsiders(peer))
+                for identity in population.labelled_residents(peer).chain(population.labelled_outsiders(peer))
                 {
                     found.entry(identity).or_default().push(peer);
                 }
@@ -133,13 +121,7 @@ fn allowing(entry: &EffectivePort<'_>, names: &[&Peer]) -> Option<(String, Mark)
 pub(super) fn labels(subject: u32, effective: &Effective<'_>, table: &mut Table<'_>) {
     let mut ordered: Vec<&EffectivePort<'_>> = effective.ports.iter().collect();
     ordered.sort_by_key(|entry| entry.ports.width());
-    debug_assert!(
-        ordered
-            .iter()
-            .filter(|entry| entry.ports.width() == Width::Any)
-            .count()
-            <= 1
-    );
+    debug_assert!(ordered.iter().filter(|entry| entry.ports.width() == Width::Any).count() <= 1);
     for entry in ordered {
         for protocol in PROTOCOLS {
             let Some((first, last)) = entry.ports.interval(protocol) else {
@@ -154,13 +136,7 @@ pub(super) fn labels(subject: u32, effective: &Effective<'_>, table: &mut Table<
                     port,
                     prefix,
                 };
-                let rule = Rule {
-                    rule: 0,
-                    port_first: first,
-                    port_last: last,
-                    allow: 0,
-                    _pad: [0; 3],
-                };
+                let rule = Rule { rule: 0, port_first: first, port_last: last, allow: 0, _pad: [0; 3] };
                 table.entries.rules.insert(key, rule);
             }
         }

@@ -96,11 +96,7 @@ impl<'p> Population<'p> {
         let mut known: BTreeMap<String, usize> = BTreeMap::new();
         let mut places = Vec::with_capacity(snapshot.endpoints.len());
         for endpoint in &snapshot.endpoints {
-            let Some(policy) = policies
-                .policies
-                .iter()
-                .find(|policy| applies_to(policy, endpoint))
-            else {
+            let Some(policy) = policies.policies.iter().find(|policy| applies_to(policy, endpoint)) else {
                 places.push(None);
                 continue;
             };
@@ -115,13 +111,7 @@ impl<'p> Population<'p> {
             let index = self.instances.len();
             let number = registry.instance(&key)?;
             let policy_number = registry.policy(&policy.name)?;
-            self.instances.push(Instance {
-                policy,
-                policy_number,
-                name,
-                key: key.clone(),
-                number,
-            });
+            self.instances.push(Instance { policy, policy_number, name, key: key.clone(), number });
             known.insert(key, index);
             places.push(Some(index));
         }
@@ -186,9 +176,7 @@ impl<'p> Population<'p> {
             labels: BTreeSet::new(),
         });
         debug_assert_eq!(named, resident.named.is_some());
-        resident
-            .labels
-            .insert((endpoint.project.clone(), endpoint.service.clone()));
+        resident.labels.insert((endpoint.project.clone(), endpoint.service.clone()));
         Ok(identity)
     }
 
@@ -206,10 +194,7 @@ impl<'p> Population<'p> {
             if let Peer::Labelled { project, service } = peer
                 && project.is_exact()
                 && service.is_exact()
-                && !policies
-                    .policies
-                    .iter()
-                    .any(|policy| covers_project(policy, &project.to_string()))
+                && !policies.policies.iter().any(|policy| covers_project(policy, &project.to_string()))
             {
                 self.outsider(&project.to_string(), &service.to_string(), registry)?;
             }
@@ -219,10 +204,7 @@ impl<'p> Population<'p> {
             else {
                 continue;
             };
-            if peers
-                .iter()
-                .any(|peer| has_labels(peer, Some(project), Some(service)))
-            {
+            if peers.iter().any(|peer| has_labels(peer, Some(project), Some(service))) {
                 self.identities[index] = Some(self.outsider(project, service, registry)?);
             }
         }
@@ -236,41 +218,23 @@ impl<'p> Population<'p> {
         registry: &mut IdentityRegistry,
     ) -> Result<u32, ResolveError> {
         let identity = registry.identity(&project_key(project), service)?;
-        self.outsiders
-            .insert(identity, (project.to_owned(), service.to_owned()));
+        self.outsiders.insert(identity, (project.to_owned(), service.to_owned()));
         Ok(identity)
     }
 
     /// What each endpoint is, in the snapshot's order.
     pub(super) fn endpoints(&self) -> Vec<ResolvedEndpoint> {
-        let unmanaged = |identity| Party {
-            kind: PartyKind::Unmanaged,
-            identity,
-            instance: 0,
-        };
+        let unmanaged = |identity| Party { kind: PartyKind::Unmanaged, identity, instance: 0 };
         self.identities
             .iter()
             .map(|identity| match identity {
-                None => ResolvedEndpoint {
-                    party: Party::UNMANAGED,
-                    mode: Mode::Enforce,
-                },
+                None => ResolvedEndpoint { party: Party::UNMANAGED, mode: Mode::Enforce },
                 Some(identity) => self.residents.get(identity).map_or(
-                    ResolvedEndpoint {
-                        party: unmanaged(*identity),
-                        mode: Mode::Enforce,
-                    },
+                    ResolvedEndpoint { party: unmanaged(*identity), mode: Mode::Enforce },
                     |resident| {
                         let instance = self.instances[resident.instance].number;
-                        let party = Party {
-                            kind: PartyKind::Covered,
-                            identity: *identity,
-                            instance,
-                        };
-                        ResolvedEndpoint {
-                            party,
-                            mode: resident.mode,
-                        }
+                        let party = Party { kind: PartyKind::Covered, identity: *identity, instance };
+                        ResolvedEndpoint { party, mode: resident.mode }
                     },
                 ),
             })
@@ -347,14 +311,9 @@ fn selects(name: &str, service: &Service, endpoint: &Endpoint) -> bool {
 
 fn has_labels(peer: &Peer, project: Option<&str>, service: Option<&str>) -> bool {
     match (peer, project, service) {
-        (
-            Peer::Labelled {
-                project: wanted,
-                service: wanted_service,
-            },
-            Some(project),
-            Some(service),
-        ) => wanted.matches(project) && wanted_service.matches(service),
+        (Peer::Labelled { project: wanted, service: wanted_service }, Some(project), Some(service)) => {
+            wanted.matches(project) && wanted_service.matches(service)
+        }
         _ => false,
     }
 }

@@ -28,8 +28,7 @@ impl PeerRules {
     pub(super) fn put(&mut self, ports: Ports, protocol: Protocol, allow: bool, rule: u32) {
         if let Some((first, last)) = ports.interval(protocol) {
             for (port, prefix) in prefixes(first, last) {
-                self.0
-                    .insert((protocol_number(protocol), port, prefix), (allow, rule));
+                self.0.insert((protocol_number(protocol), port, prefix), (allow, rule));
             }
         }
     }
@@ -39,9 +38,7 @@ impl PeerRules {
         for protocol in PROTOCOLS {
             if let Some((first, last)) = ports.interval(protocol) {
                 for (port, prefix) in prefixes(first, last) {
-                    self.0
-                        .entry((protocol_number(protocol), port, prefix))
-                        .or_insert((true, rule));
+                    self.0.entry((protocol_number(protocol), port, prefix)).or_insert((true, rule));
                 }
             }
         }
@@ -70,11 +67,7 @@ pub(super) struct Table<'t> {
 
 impl<'t> Table<'t> {
     pub(super) fn new(policies: &'t PolicySet, entries: &'t mut Entries) -> Self {
-        Self {
-            policies,
-            entries,
-            numbers: BTreeMap::new(),
-        }
+        Self { policies, entries, numbers: BTreeMap::new() }
     }
 
     /// `file:line`.
@@ -105,21 +98,8 @@ impl<'t> Table<'t> {
     /// Writes the entries of one peer.
     pub(super) fn write(&mut self, subject: u32, peer: u32, direction: Direction, rules: &PeerRules) {
         for (&(protocol, port, prefix), &(allow, rule)) in &rules.0 {
-            let key = RuleEntryKey {
-                subject,
-                peer,
-                direction,
-                protocol,
-                port,
-                prefix,
-            };
-            let rule = Rule {
-                rule,
-                port_first: 0,
-                port_last: 0,
-                allow: u8::from(allow),
-                _pad: [0; 3],
-            };
+            let key = RuleEntryKey { subject, peer, direction, protocol, port, prefix };
+            let rule = Rule { rule, port_first: 0, port_last: 0, allow: u8::from(allow), _pad: [0; 3] };
             self.entries.rules.insert(key, rule);
         }
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use agent_common::{
     decision::{Attempt, Decision, Party, PartyKind, decide},
     identity::{PORT_LABEL, UNMANAGED},
-    packet::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP},
+    packet::{Address, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP},
     policy::{PolicyTable, Scope},
     verdict::{Direction, DropReason, Severity, Verdict},
 };
@@ -24,15 +24,10 @@ fn policies(texts: &[&str], profile: Option<&str>) -> PolicySet {
     let sources: Vec<Source> = texts
         .iter()
         .enumerate()
-        .map(|(index, text)| Source {
-            name: format!("{index}.yaml"),
-            text: (*text).to_owned(),
-        })
+        .map(|(index, text)| Source { name: format!("{index}.yaml"), text: (*text).to_owned() })
         .collect();
     let loaded = load(&sources, profile);
-    loaded
-        .policies
-        .unwrap_or_else(|| panic!("{:#?}", loaded.diagnostics))
+    loaded.policies.unwrap_or_else(|| panic!("{:#?}", loaded.diagnostics))
 }
 
 fn policy(services: &str) -> String {
@@ -67,10 +62,7 @@ struct Host {
 impl Host {
     fn new(policies: &PolicySet, endpoints: Vec<Endpoint>) -> Self {
         let bridge = Bridge {
-            interface: Interface {
-                ifindex: 9,
-                name: "br0".to_owned(),
-            },
+            interface: Interface { ifindex: 9, name: "br0".to_owned() },
             network: "n".to_owned(),
             subnets: vec!["172.18.0.0/16".parse().unwrap()],
         };
@@ -96,7 +88,7 @@ impl Host {
     }
 
     /// `project/service`, `host`, `world`, or an address of the world.
-    fn side(&self, name: &str) -> (Party, [u8; 16]) {
+    fn side(&self, name: &str) -> (Party, Address) {
         let address = |text: &str| address_in_key_form(text.parse::<IpAddr>().unwrap());
         match name {
             "host" => (Party::HOST, address("172.18.0.1")),
@@ -114,11 +106,8 @@ impl Host {
             }
             text => {
                 let parsed: IpAddr = text.parse().unwrap();
-                let kind = if self.snapshot.host_addresses.contains(&parsed) {
-                    Party::HOST
-                } else {
-                    Party::WORLD
-                };
+                let kind =
+                    if self.snapshot.host_addresses.contains(&parsed) { Party::HOST } else { Party::WORLD };
                 (kind, address_in_key_form(parsed))
             }
         }
@@ -126,35 +115,20 @@ impl Host {
 
     fn decide(&self, from: &str, to: &str, protocol: u8, port: u16) -> Decision {
         let ((source, source_address), (destination, destination_address)) = (self.side(from), self.side(to));
-        let attempt = Attempt {
-            source,
-            destination,
-            source_address,
-            destination_address,
-            protocol,
-            port,
-        };
+        let attempt = Attempt { source, destination, source_address, destination_address, protocol, port };
         decide(&self.entries, &attempt)
     }
 
     #[track_caller]
     fn opens(&self, from: &str, to: &str, protocol: u8, port: u16) {
         let decision = self.decide(from, to, protocol, port);
-        assert_eq!(
-            decision.verdict,
-            Verdict::Forwarded,
-            "{from} to {to}:{port}/{protocol}"
-        );
+        assert_eq!(decision.verdict, Verdict::Forwarded, "{from} to {to}:{port}/{protocol}");
     }
 
     #[track_caller]
     fn denies(&self, from: &str, to: &str, protocol: u8, port: u16, reason: DropReason) {
         let decision = self.decide(from, to, protocol, port);
-        assert_eq!(
-            decision.verdict,
-            Verdict::Dropped(reason),
-            "{from} to {to}:{port}/{protocol}"
-        );
+        assert_eq!(decision.verdict, Verdict::Dropped(reason), "{from} to {to}:{port}/{protocol}");
     }
 
     fn origin(&self, decision: &Decision) -> (&str, &str) {
@@ -269,11 +243,7 @@ fn groups_and_ranges_match_only_the_world_and_add_up() {
     ] {
         for port in [22, 80, 90, 99] {
             let verdict = host.decide(source, "p/s", TCP, port).verdict;
-            assert_eq!(
-                verdict == Verdict::Forwarded,
-                open.contains(&port),
-                "{source} {port}"
-            );
+            assert_eq!(verdict == Verdict::Forwarded, open.contains(&port), "{source} {port}");
         }
     }
     host.denies("q/x", "p/s", TCP, 99, DropReason::NoRule);
@@ -286,10 +256,7 @@ fn overlays_replace_keys_and_profiles_leave_services_out() {
         "profile: production\nservices:\n  a:\n    ports: [1/tcp, { port: 2/tcp, exposure: internal }]\n    from: [tool]\n    severity: info\n    profiles:\n      development: { exposure: localhost, severity: critical }\n      open: { exposure: public, from: [] }\n  tool: { only_in: [development], ports: [9/tcp], exposure: public, egress: [world] }\n",
     );
     let host = |profile| {
-        let endpoints = vec![
-            container("p", "a", "172.18.0.2"),
-            container("p", "tool", "172.18.0.3"),
-        ];
+        let endpoints = vec![container("p", "a", "172.18.0.2"), container("p", "tool", "172.18.0.3")];
         Host::new(&policies(&[&text], profile), endpoints)
     };
     let production = host(None);
@@ -304,10 +271,7 @@ fn overlays_replace_keys_and_profiles_leave_services_out() {
     development.denies("host", "p/a", TCP, 2, DropReason::HostDenied);
     development.opens("p/tool", "p/a", TCP, 2);
     development.opens("p/tool", "world", TCP, 9);
-    assert_eq!(
-        development.decide("host", "p/a", TCP, 1).severity,
-        Severity::Critical
-    );
+    assert_eq!(development.decide("host", "p/a", TCP, 1).severity, Severity::Critical);
     let rule = development.decide("host", "p/a", TCP, 1);
     assert_eq!(development.origin(&rule).0, "a.profiles.development.exposure");
     let open = host(Some("open"));
@@ -339,9 +303,8 @@ fn dns_is_port_53_of_the_resolvers_and_nothing_else() {
     let text = policy(
         "services:\n  a: { egress: [dns] }\n  b: { egress: [dns, { to: world, ports: [443/tcp] }, { to: host, ports: [22/tcp] }, { project: q, service: resolver }] }\n",
     );
-    let resolvers: Vec<IpAddr> = ["127.0.0.11", "172.18.0.1", "172.18.0.9", "203.0.113.53"]
-        .map(|text| text.parse().unwrap())
-        .to_vec();
+    let resolvers: Vec<IpAddr> =
+        ["127.0.0.11", "172.18.0.1", "172.18.0.9", "203.0.113.53"].map(|text| text.parse().unwrap()).to_vec();
     let mut a = container("p", "a", "172.18.0.2");
     a.resolvers = resolvers.clone();
     let mut b = container("p", "b", "172.18.0.3");
@@ -364,10 +327,7 @@ fn dns_is_port_53_of_the_resolvers_and_nothing_else() {
     host.opens("p/b", "q/resolver", TCP, 80);
     let (a, _) = host.side("p/a");
     let flags = host.entries.subjects[&a.identity].flags;
-    assert_eq!(
-        flags,
-        Scope::ToHost.flag() | Scope::ToUnmanaged.flag() | Scope::ToWorld.flag()
-    );
+    assert_eq!(flags, Scope::ToHost.flag() | Scope::ToUnmanaged.flag() | Scope::ToWorld.flag());
 }
 
 #[test]
@@ -398,10 +358,8 @@ fn peers_by_labels_are_found_whether_covered_or_not() {
 fn a_container_policy_is_one_instance_apart_from_a_project_of_its_name() {
     let legacy = "version: 1\npolicy: legacy\napplies_to: { container: \"old-*\" }\nservices:\n  db: { select: { container: old-db }, ports: [1/tcp], from: [app] }\n  app: { select: { container: \"old-app*\" } }\n";
     let project = "version: 1\npolicy: other\napplies_to: { project: legacy }\nservices:\n  app: {}\n";
-    let bare = |name: &str, address: &str| Endpoint {
-        container: name.to_owned(),
-        ..container("", "", address)
-    };
+    let bare =
+        |name: &str, address: &str| Endpoint { container: name.to_owned(), ..container("", "", address) };
     let endpoints = vec![
         bare("old-db", "172.18.0.2"),
         bare("old-app2", "172.18.0.3"),
@@ -414,8 +372,8 @@ fn a_container_policy_is_one_instance_apart_from_a_project_of_its_name() {
         let attempt = Attempt {
             source: party(source),
             destination: party(0),
-            source_address: [0; 16],
-            destination_address: [0; 16],
+            source_address: Address::UNSPECIFIED,
+            destination_address: Address::UNSPECIFIED,
             protocol: TCP,
             port: 1,
         };
@@ -433,41 +391,25 @@ fn modes_are_per_service_and_the_strictest_holds_for_strangers() {
         "mode: observe\nservices:\n  a: { ports: [1/tcp] }\n  b: { mode: enforce, ports: [1/tcp] }\n",
         &[("p", "a"), ("p", "b")],
     );
-    assert_eq!(
-        host.decide("world", "p/a", TCP, 1).verdict,
-        Verdict::Observed(DropReason::NotExposed)
-    );
+    assert_eq!(host.decide("world", "p/a", TCP, 1).verdict, Verdict::Observed(DropReason::NotExposed));
     host.denies("world", "p/b", TCP, 1, DropReason::NotExposed);
     assert_eq!(host.entries.strictest_mode, Some(Mode::Enforce));
     assert_eq!(
-        Host::simple("mode: observe\nservices: {}\n", &[])
-            .entries
-            .strictest_mode,
+        Host::simple("mode: observe\nservices: {}\n", &[]).entries.strictest_mode,
         Some(Mode::Observe)
     );
 }
 
 #[test]
 fn labels_name_the_ports_of_the_policy_in_any_profile() {
-    let host = Host::simple(
-        "services:\n  a: { only_in: [x], ports: [any, 10-20/tcp, 15/tcp] }\n",
-        &[("p", "a")],
-    );
+    let host =
+        Host::simple("services:\n  a: { only_in: [x], ports: [any, 10-20/tcp, 15/tcp] }\n", &[("p", "a")]);
     let (a, _) = host.side("p/a");
-    for (protocol, port, expected) in [
-        (TCP, 15, (15, 15)),
-        (TCP, 16, (10, 20)),
-        (TCP, 21, (0, 65535)),
-        (UDP, 15, (0, 65535)),
-    ] {
-        let rule = host
-            .entries
-            .rule(a.identity, PORT_LABEL, Direction::Ingress, protocol, port)
-            .unwrap();
-        assert_eq!(
-            (rule.port_first, rule.port_last, rule.allow),
-            (expected.0, expected.1, 0)
-        );
+    for (protocol, port, expected) in
+        [(TCP, 15, (15, 15)), (TCP, 16, (10, 20)), (TCP, 21, (0, 65535)), (UDP, 15, (0, 65535))]
+    {
+        let rule = host.entries.rule(a.identity, PORT_LABEL, Direction::Ingress, protocol, port).unwrap();
+        assert_eq!((rule.port_first, rule.port_last, rule.allow), (expected.0, expected.1, 0));
     }
 }
 
@@ -477,20 +419,14 @@ fn entries_do_not_depend_on_unrelated_containers_or_their_order() {
     let set = policies(&[&text], None);
     let mut registry = IdentityRegistry::default();
     let mut snapshot = Snapshot {
-        endpoints: vec![
-            container("p", "a", "172.18.0.2"),
-            container("p", "b", "172.18.0.3"),
-        ],
+        endpoints: vec![container("p", "a", "172.18.0.2"), container("p", "b", "172.18.0.3")],
         ..Snapshot::default()
     };
     let before = resolve(&set, &snapshot, &mut registry).unwrap();
     snapshot.endpoints.insert(0, container("q", "x", "172.18.0.4"));
     snapshot.endpoints.insert(0, container("z", "y", "172.18.0.5"));
     let after = resolve(&set, &snapshot, &mut registry).unwrap();
-    assert_eq!(
-        (before.rules, before.subjects, before.origins),
-        (after.rules, after.subjects, after.origins)
-    );
+    assert_eq!((before.rules, before.subjects, before.origins), (after.rules, after.subjects, after.origins));
 }
 
 /// What the policy format says about one port, written once more without entries or prefixes.
