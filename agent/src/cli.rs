@@ -2,6 +2,7 @@
 
 mod output;
 mod policy;
+mod status;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Policy(policy::Arguments),
+    /// Shows what is attached and enforced
+    Status(status::StatusArgs),
 }
 
 /// Runs the command that the arguments name.
@@ -25,5 +28,6 @@ enum Command {
 pub fn run(cli: &Cli) -> ExitCode {
     match &cli.command {
         Command::Policy(arguments) => policy::run(arguments),
+        Command::Status(args) => status::run(args),
     }
 }

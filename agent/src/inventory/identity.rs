@@ -80,4 +80,16 @@ impl IdentityRegistry {
     pub fn policy_name(&self, number: u16) -> Option<&str> {
         self.policies.iter().find(|&(_, &known)| known == number).map(|(name, _)| name.as_str())
     }
+
+    /// Every identity that was ever handed out, as (identity, instance, service).
+    pub fn all_identities(&self) -> impl Iterator<Item = (u32, &str, &str)> {
+        self.identities.iter().flat_map(|(instance, services)| {
+            services.iter().map(move |(service, &number)| (number, instance.as_str(), service.as_str()))
+        })
+    }
+
+    /// Every policy number that was ever handed out, with the policy's name.
+    pub fn all_policies(&self) -> impl Iterator<Item = (u16, &str)> {
+        self.policies.iter().map(|(name, &number)| (number, name.as_str()))
+    }
 }

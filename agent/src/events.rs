@@ -1,0 +1,62 @@
+//! Denials as records: ring buffer bytes become one JSON line each, kept for a while and handed to a sink. Nothing
+//! here can block whoever reads the ring buffer; what does not fit is counted.
+
+pub mod decode;
+mod journal;
+pub mod queue;
+pub mod recent;
+pub mod record;
+pub mod sink;
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use self::{decode::DecodeError, queue::EventQueue, recent::Recent, record::Record};
+use crate::state::AgentState;
+
+/// Where the reader of the ring buffer puts its bytes.
+#[derive(Clone, Debug)]
+pub struct EventPipeline {
+    recent: Arc<Recent>,
+    queue: Option<EventQueue>,
+}
+
+impl EventPipeline {
+    /// A pipeline that keeps records in `recent` and, if there is one, queues them for a sink.
+    #[must_use]
+    pub fn new(recent: Arc<Recent>, queue: Option<EventQueue>) -> Self {
+        Self { recent, queue }
+    }
+
+    /// Takes one record of the ring buffer. Never blocks, never panics.
+    ///
+    /// `clock_offset` is what [`clock_offset`] returned lately; refresh it now and then, as the wall clock moves.
+    pub fn handle(&self, bytes: &[u8], state: &AgentState, clock_offset: i64) -> Result<(), DecodeError> {
+        let record = Arc::new(Record::new(&decode::decode(bytes)?, state, clock_offset));
+        self.recent.push(Arc::clone(&record));
+        if let Some(queue) = &self.queue {
+            queue.push(record);
+        }
+        Ok(())
+    }
+
+    /// Records that never reached the sink, for `portcullis_events_lost_total`.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.queue.as_ref().map_or(0, EventQueue::lost)
+    }
+}
+
+/// Nanoseconds to add to the time since boot, suspend included, to get the time since 1970.
+#[must_use]
+pub fn clock_offset() -> i64 {
+    let boot = clock_gettime(ClockId::Boottime);
+    let boot = i128::from(boot.tv_sec) * 1_000_000_000 + i128::from(boot.tv_nsec);
+    // A clock set before 1970 is treated as 1970: events then carry the time since boot.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos().cast_signed());
+    i64::try_from(now - boot).unwrap_or(0)
+}
