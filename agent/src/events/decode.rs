@@ -55,7 +55,8 @@ pub fn decode(bytes: &[u8]) -> Result<Denial, DecodeError> {
     })
 }
 
-/// The fields in the order of their layout, which has no gaps.
+/// The fields in the order of their layout, which has no gaps between them; what the alignment adds at the end is
+/// not read.
 fn read(reader: &mut Reader<'_>) -> Option<DeniedEvent> {
     Some(DeniedEvent {
         time: u64::from_ne_bytes(reader.take()?),

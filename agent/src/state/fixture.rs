@@ -276,5 +276,6 @@ pub(crate) fn bytes(event: &DeniedEvent) -> Vec<u8> {
         event.observed,
         event._pad,
     ]);
+    bytes.resize(size_of::<DeniedEvent>(), 0);
     bytes
 }

@@ -51,12 +51,13 @@ proptest! {
 
     #[test]
     fn any_event_becomes_a_record(
-        noise in prop::collection::vec(any::<u8>(), 88),
+        noise in prop::collection::vec(any::<u8>(), offset_of!(DeniedEvent, protocol)),
         reason in 1u8..=16, hook in 0u8..2, direction in 0u8..2, severity in 0u8..3, observed in 0u8..2,
         flags in any::<[u8; 3]>(), offset in any::<i64>(),
     ) {
         let mut bytes = noise;
         bytes.extend([flags[0], flags[1], reason, hook, direction, severity, observed, flags[2]]);
+        bytes.resize(size_of::<DeniedEvent>(), 0);
         let denial = decode(&bytes).unwrap();
         let record = crate::events::record::Record::new(&denial, &fixture::state(), offset);
         prop_assert!(!record.line().is_empty());
