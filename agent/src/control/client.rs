@@ -30,8 +30,8 @@ pub enum ControlError {
         #[source]
         source: io::Error,
     },
-    #[error("agent did not answer on `{path}` within {} s", PATIENCE.as_secs())]
-    TimedOut { path: PathBuf },
+    #[error("agent did not answer on `{path}` within {patience:?}")]
+    TimedOut { path: PathBuf, patience: Duration },
     #[error("agent broke off its answer")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("agent answered `{status}`: {body}")]
@@ -54,9 +54,11 @@ impl ControlError {
                 Some("the socket belongs to the agent's user: use `sudo`")
             }
             Self::TimedOut { .. } => Some("it may be stuck: `journalctl -u portcullis` says more"),
-            Self::Refused { status: StatusCode::NOT_FOUND, .. } | Self::Unreadable(_) => {
-                Some("is the running agent of the same version as this command?")
+            Self::Refused {
+                status: StatusCode::NOT_FOUND,
+                ..
             }
+            | Self::Unreadable(_) => Some("is the running agent of the same version as this command?"),
             _ => None,
         }
     }
@@ -64,8 +66,21 @@ impl ControlError {
 
 /// Gets a resource and reads its JSON.
 pub async fn get<T: DeserializeOwned>(socket: &Path, resource: &str) -> Result<T, ControlError> {
-    let answer = timeout(PATIENCE, fetch(socket, resource)).await;
-    let body = answer.unwrap_or_else(|_elapsed| Err(ControlError::TimedOut { path: socket.to_owned() }))?;
+    get_within(socket, resource, PATIENCE).await
+}
+
+pub(super) async fn get_within<T: DeserializeOwned>(
+    socket: &Path,
+    resource: &str,
+    patience: Duration,
+) -> Result<T, ControlError> {
+    let answer = timeout(patience, fetch(socket, resource)).await;
+    let body = answer.unwrap_or_else(|_elapsed| {
+        Err(ControlError::TimedOut {
+            path: socket.to_owned(),
+            patience,
+        })
+    })?;
     Ok(serde_json::from_slice(&body)?)
 }
 
@@ -86,14 +101,18 @@ async fn fetch(socket: &Path, resource: &str) -> Result<Bytes, ControlError> {
             _ => ControlError::Connect { path, source },
         }
     })?;
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| ControlError::Broken(error.into()))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| ControlError::Broken(error.into()))?;
     let request = Request::get(resource)
         .header(HOST, "portcullis")
         .body(Empty::<Bytes>::new())
         .map_err(|error| ControlError::Broken(error.into()))?;
     let exchange = async {
-        let response = sender.send_request(request).await.map_err(|error| ControlError::Broken(error.into()))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| ControlError::Broken(error.into()))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
         Ok::<_, ControlError>((status, body.map_err(ControlError::Broken)?.to_bytes()))

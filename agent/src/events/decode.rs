@@ -37,7 +37,9 @@ pub fn decode(bytes: &[u8]) -> Result<Denial, DecodeError> {
     Ok(Denial {
         event,
         reason: DropReason::from_number(event.reason).ok_or_else(|| number("reason", event.reason))?,
-        hook: *Hook::ALL.get(usize::from(event.hook)).ok_or_else(|| number("hook", event.hook))?,
+        hook: *Hook::ALL
+            .get(usize::from(event.hook))
+            .ok_or_else(|| number("hook", event.hook))?,
         direction: match event.direction {
             0 => Direction::Ingress,
             1 => Direction::Egress,

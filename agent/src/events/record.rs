@@ -6,7 +6,8 @@ mod party;
 use agent_common::{
     event::DeniedEvent,
     packet::{
-        ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP,
+        ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP,
+        PROTOCOL_UDP,
     },
 };
 use jiff::Timestamp;
@@ -71,9 +72,12 @@ impl Record {
             policy: state.policy_name(event.policy).map(str::to_owned),
             rule,
             rule_at,
-            project: state.identity_names(event.subject).map(|(instance, _)| instance.to_owned()),
+            project: state
+                .identity_names(event.subject)
+                .map(|(instance, _)| instance.to_owned()),
             protocol: protocol(event).to_owned(),
-            tcp_flags: (event.protocol == PROTOCOL_TCP && event.tcp_flags != 0).then(|| tcp_flags(event.tcp_flags)),
+            tcp_flags: (event.protocol == PROTOCOL_TCP && event.tcp_flags != 0)
+                .then(|| tcp_flags(event.tcp_flags)),
             hook: denial.hook.name().to_owned(),
             interface: state
                 .interface_name(event.ifindex)
@@ -118,11 +122,21 @@ fn rule(event: &DeniedEvent, state: &AgentState) -> (Option<String>, Option<Stri
         // Defaults are found by identity, which never changes its meaning.
         let origin = state.entries.defaults.get(&event.subject);
         let decided = event.policy != 0;
-        return (decided.then(|| "default".to_owned()), origin.filter(|_| decided).map(|origin| origin.at.clone()));
+        return (
+            decided.then(|| "default".to_owned()),
+            origin.filter(|_| decided).map(|origin| origin.at.clone()),
+        );
     }
     let index = usize::try_from(event.rule - 1).unwrap_or(usize::MAX);
-    let origin = state.entries.origins.get(index).filter(|_| event.revision == state.revision);
-    (origin.map(|origin| origin.rule.clone()), origin.map(|origin| origin.at.clone()))
+    let origin = state
+        .entries
+        .origins
+        .get(index)
+        .filter(|_| event.revision == state.revision);
+    (
+        origin.map(|origin| origin.rule.clone()),
+        origin.map(|origin| origin.at.clone()),
+    )
 }
 
 fn time(since_boot: u64, clock_offset: i64) -> String {
@@ -153,7 +167,11 @@ fn tcp_flags(flags: u8) -> String {
         (0x40, "ECE"),
         (0x80, "CWR"),
     ];
-    let set: Vec<&str> = NAMES.iter().filter(|(bit, _)| flags & bit != 0).map(|&(_, name)| name).collect();
+    let set: Vec<&str> = NAMES
+        .iter()
+        .filter(|(bit, _)| flags & bit != 0)
+        .map(|&(_, name)| name)
+        .collect();
     set.join("|")
 }
 

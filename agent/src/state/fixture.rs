@@ -34,7 +34,10 @@ const EVENT_TIME: u64 = 86_400_000_000_000;
 pub(crate) const STARTED_AT: u64 = 1_795_338_000;
 
 fn interface(ifindex: u32, name: &str) -> Interface {
-    Interface { ifindex, name: name.to_owned() }
+    Interface {
+        ifindex,
+        name: name.to_owned(),
+    }
 }
 
 fn endpoint(service: Option<&str>, container: &str, port: Option<(u32, &str)>, last: u8) -> Endpoint {
@@ -55,15 +58,30 @@ fn endpoint(service: Option<&str>, container: &str, port: Option<(u32, &str)>, l
 }
 
 fn origin(rule: &str, at: &str) -> RuleOrigin {
-    RuleOrigin { policy: "qerds".to_owned(), rule: rule.to_owned(), at: at.to_owned() }
+    RuleOrigin {
+        policy: "qerds".to_owned(),
+        rule: rule.to_owned(),
+        at: at.to_owned(),
+    }
 }
 
 fn info(instance: &str, service: &str) -> IdentityInfo {
-    IdentityInfo { instance: instance.to_owned(), instance_number: 1, service: service.to_owned(), covered: true }
+    IdentityInfo {
+        instance: instance.to_owned(),
+        instance_number: 1,
+        service: service.to_owned(),
+        covered: true,
+    }
 }
 
 fn subject(mode: Mode, severity: Severity, flags: u8) -> Subject {
-    Subject { policy: 1, mode: mode as u8, severity: severity as u8, flags, _pad: [0; 3] }
+    Subject {
+        policy: 1,
+        mode: mode as u8,
+        severity: severity as u8,
+        flags,
+        _pad: [0; 3],
+    }
 }
 
 fn port_label(subject: u32, port: u16) -> (RuleEntryKey, Rule) {
@@ -76,13 +94,23 @@ fn port_label(subject: u32, port: u16) -> (RuleEntryKey, Rule) {
             port,
             prefix: 16,
         },
-        Rule { rule: 1, port_first: port, port_last: port, allow: 0, _pad: [0; 3] },
+        Rule {
+            rule: 1,
+            port_first: port,
+            port_last: port,
+            allow: 0,
+            _pad: [0; 3],
+        },
     )
 }
 
 fn entries() -> Entries {
     let covered = |identity, mode| ResolvedEndpoint {
-        party: Party { kind: PartyKind::Covered, identity, instance: 1 },
+        party: Party {
+            kind: PartyKind::Covered,
+            identity,
+            instance: 1,
+        },
         mode,
     };
     Entries {
@@ -105,13 +133,20 @@ fn entries() -> Entries {
         ]),
         policies: BTreeMap::from([(
             1,
-            PolicyInfo { name: "qerds".to_owned(), mode: Mode::Enforce, profile: "production".to_owned() },
+            PolicyInfo {
+                name: "qerds".to_owned(),
+                mode: Mode::Enforce,
+                profile: "production".to_owned(),
+            },
         )]),
         endpoints: vec![
             covered(TRUST, Mode::Enforce),
             covered(MAILPIT, Mode::Observe),
             covered(CRON, Mode::Enforce),
-            ResolvedEndpoint { party: Party::UNMANAGED, mode: Mode::Enforce },
+            ResolvedEndpoint {
+                party: Party::UNMANAGED,
+                mode: Mode::Enforce,
+            },
         ],
         strictest_mode: Some(Mode::Enforce),
         ..Entries::default()
@@ -132,7 +167,10 @@ fn snapshot() -> Snapshot {
             subnets: "172.18.0.0/16".parse().into_iter().collect(),
         }],
         ports: [(7, "veth3f1c"), (9, "veth77aa"), (11, "veth0e0e")]
-            .map(|(ifindex, name)| Port { interface: interface(ifindex, name), bridge: 5 })
+            .map(|(ifindex, name)| Port {
+                interface: interface(ifindex, name),
+                bridge: 5,
+            })
             .to_vec(),
         uplinks: vec![interface(2, "eth0")],
         host_addresses: vec![IpAddr::from([172, 18, 0, 1])],
@@ -168,14 +206,22 @@ pub(crate) fn state() -> AgentState {
             ]),
         }),
         revision: 12,
-        ports: BTreeMap::from([(7, port("veth3f1c")), (9, port("veth77aa")), (11, port("veth0e0e"))]),
+        ports: BTreeMap::from([
+            (7, port("veth3f1c")),
+            (9, port("veth77aa")),
+            (11, port("veth0e0e")),
+        ]),
         inventory: InventoryState {
             source: InventorySource::Docker,
             connected: true,
             complete: true,
             error: None,
         },
-        reload: ReloadState { successful: true, last_success: STARTED_AT, last_error: None },
+        reload: ReloadState {
+            successful: true,
+            last_success: STARTED_AT,
+            last_error: None,
+        },
         ready: true,
         started_at: STARTED_AT,
     }
@@ -231,8 +277,18 @@ pub(crate) fn denied_key() -> DeniedKey {
 /// Counters after a while.
 pub(crate) fn reading() -> CounterReading {
     let mut reading = CounterReading {
-        denied: vec![(denied_key(), DeniedCount { packets: 21, attempts: 7 })],
-        maps: vec![MapUsage { name: "DENIED", entries: 1, capacity: 16_384 }],
+        denied: vec![(
+            denied_key(),
+            DeniedCount {
+                packets: 21,
+                attempts: 7,
+            },
+        )],
+        maps: vec![MapUsage {
+            name: "DENIED",
+            entries: 1,
+            capacity: 16_384,
+        }],
         lost_in_agent: 2,
         ..CounterReading::default()
     };
@@ -263,7 +319,12 @@ pub(crate) fn bytes(event: &DeniedEvent) -> Vec<u8> {
     ] {
         bytes.extend(number.to_ne_bytes());
     }
-    for number in [event.source_port, event.destination_port, event.policy, event.ethertype] {
+    for number in [
+        event.source_port,
+        event.destination_port,
+        event.policy,
+        event.ethertype,
+    ] {
         bytes.extend(number.to_ne_bytes());
     }
     bytes.extend([

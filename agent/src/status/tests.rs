@@ -1,0 +1,62 @@
+//! What `portcullis status` says about the fixture.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::state::fixture::{self, STARTED_AT};
+
+fn status() -> Status {
+    Status::new(&fixture::state(), Some(&fixture::reading()), STARTED_AT + 7_380)
+}
+
+fn troubled() -> Status {
+    let mut state = fixture::state();
+    state.ready = false;
+    state.inventory.connected = false;
+    state.inventory.error = Some("connect `/var/run/docker.sock`: connection refused".to_owned());
+    state.reload.successful = false;
+    state.reload.last_error = Some("qerds.yaml:7:3: unknown key `prots`".to_owned());
+    let port = state.ports.get_mut(&9).unwrap();
+    (port.attached, port.ready, port.via) = (false, false, None);
+    Status::new(&state, None, STARTED_AT + 12)
+}
+
+#[test]
+fn text() {
+    insta::assert_snapshot!("text", text::render(&status()));
+}
+
+#[test]
+fn text_of_an_agent_in_trouble() {
+    insta::assert_snapshot!("trouble", text::render(&troubled()));
+}
+
+#[test]
+fn text_of_an_agent_that_has_just_started() {
+    let status = Status::new(&AgentState::default(), Some(&CounterReading::default()), 3);
+    insta::assert_snapshot!("started", text::render(&status));
+}
+
+#[test]
+fn json() {
+    let json = serde_json::to_string_pretty(&status()).unwrap();
+    assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status());
+    insta::assert_snapshot!("json", json.replace(env!("CARGO_PKG_VERSION"), "VERSION"));
+}
+
+#[test]
+fn tables_stay_within_the_width() {
+    let mut state = fixture::state();
+    let snapshot = Arc::make_mut(&mut state.snapshot);
+    for endpoint in &mut snapshot.endpoints {
+        endpoint.container = format!("{}-{}", endpoint.container, "long".repeat(12));
+        endpoint
+            .addresses
+            .push("2001:db8:1234:5678:9abc:def0:1234:5678".parse().unwrap());
+    }
+    let text = text::render(&Status::new(&state, None, STARTED_AT));
+    let tables = text.lines().filter(|line| !line.starts_with('!'));
+    for line in tables {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
+}

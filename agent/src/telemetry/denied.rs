@@ -58,7 +58,12 @@ impl DeniedSeries {
 
     /// Adds what was counted since the last reading, under the names that hold now. Counts never move from one
     /// series to another, so a name that changes or becomes known later makes no series shrink.
-    pub(super) fn update(&mut self, denied: &[(DeniedKey, DeniedCount)], unlabelled: u64, state: &AgentState) {
+    pub(super) fn update(
+        &mut self,
+        denied: &[(DeniedKey, DeniedCount)],
+        unlabelled: u64,
+        state: &AgentState,
+    ) {
         for (key, count) in denied {
             let last = self.last.insert(*key, *count).unwrap_or_default();
             let packets = increase(last.packets, count.packets);
@@ -69,7 +74,13 @@ impl DeniedSeries {
         }
         // Whether such a packet was an attempt is not known; attempts may be too high, never too low.
         let lost = self.unlabelled.update(unlabelled);
-        self.series.insert(DeniedLabels::unlabelled(), DeniedCount { packets: lost, attempts: lost });
+        self.series.insert(
+            DeniedLabels::unlabelled(),
+            DeniedCount {
+                packets: lost,
+                attempts: lost,
+            },
+        );
         // A counter that is missing from one reading may be back in the next, so it is not forgotten at once; those
         // of services that are long gone are, before they fill the memory.
         if self.last.len() > 4 * MAX_SERIES {
@@ -86,7 +97,10 @@ impl DeniedSeries {
                 folded
             } else {
                 // The last resort, apart from what the kernel could not label: that one is set, not added to.
-                DeniedLabels { reason: labels.reason, ..DeniedLabels::unlabelled() }
+                DeniedLabels {
+                    reason: labels.reason,
+                    ..DeniedLabels::unlabelled()
+                }
             }
         };
         self.series.entry(labels).or_default()

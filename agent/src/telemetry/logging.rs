@@ -37,9 +37,9 @@ impl LoggingError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Level { .. } => {
-                Some("one of `error`, `warn`, `info`, `debug`, `trace`, or per module: `info,portcullis::events=debug`")
-            }
+            Self::Level { .. } => Some(
+                "one of `error`, `warn`, `info`, `debug`, `trace`, or per module: `info,portcullis::events=debug`",
+            ),
             Self::Twice(_) => None,
         }
     }
@@ -48,11 +48,15 @@ impl LoggingError {
 /// Sets up logging for the process, `log` records of libraries included. `level` wins over `RUST_LOG`; without
 /// either it is `info`.
 pub fn init(format: LogFormat, level: Option<&str>) -> Result<(), LoggingError> {
-    let level = level.map(str::to_owned).or_else(|| env::var("RUST_LOG").ok().filter(|level| !level.is_empty()));
+    let level = level
+        .map(str::to_owned)
+        .or_else(|| env::var("RUST_LOG").ok().filter(|level| !level.is_empty()));
     let level = level.unwrap_or_else(|| "info".to_owned());
     let filter = EnvFilter::try_new(&level).map_err(|source| LoggingError::Level { level, source })?;
     // Setting a subscriber also bridges the `log` crate to it.
-    tracing_subscriber::registry().with(output(format).with_filter(filter)).try_init()?;
+    tracing_subscriber::registry()
+        .with(output(format).with_filter(filter))
+        .try_init()?;
     Ok(())
 }
 
@@ -73,16 +77,26 @@ fn output(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
 }
 
 fn text(colour: bool) -> Box<dyn Layer<Registry> + Send + Sync> {
-    fmt::layer().with_writer(io::stderr).with_ansi(colour).with_target(false).boxed()
+    fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(colour)
+        .with_target(false)
+        .boxed()
 }
 
 fn json() -> Box<dyn Layer<Registry> + Send + Sync> {
-    fmt::layer().json().flatten_event(true).with_writer(io::stderr).boxed()
+    fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_writer(io::stderr)
+        .boxed()
 }
 
 /// Whether standard error is the journal: systemd says which device and inode it connected to it, and a shell may
 /// have redirected it since.
 fn stderr_is_journal() -> bool {
-    let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
+    let Ok(stream) = env::var("JOURNAL_STREAM") else {
+        return false;
+    };
     fstat(io::stderr()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }

@@ -65,7 +65,11 @@ impl PartyRecord {
     }
 
     fn new(state: &AgentState, side: &Side) -> Self {
-        let mut party = Self { address: side.address, port: side.port, ..Self::default() };
+        let mut party = Self {
+            address: side.address,
+            port: side.port,
+            ..Self::default()
+        };
         party.kind = match side.identity {
             UNKNOWN => "unknown",
             HOST => "host",
@@ -134,7 +138,10 @@ impl PartyRecord {
     }
 
     fn name(&self) -> &str {
-        self.service.as_deref().or(self.container.as_deref()).unwrap_or(&self.kind)
+        self.service
+            .as_deref()
+            .or(self.container.as_deref())
+            .unwrap_or(&self.kind)
     }
 }
 

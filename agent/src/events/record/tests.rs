@@ -14,7 +14,11 @@ use crate::{
 };
 
 fn record(event: &DeniedEvent) -> Record {
-    Record::new(&decode(&fixture::bytes(event)).unwrap(), &fixture::state(), CLOCK_OFFSET)
+    Record::new(
+        &decode(&fixture::bytes(event)).unwrap(),
+        &fixture::state(),
+        CLOCK_OFFSET,
+    )
 }
 
 fn value(event: &DeniedEvent) -> Value {
@@ -44,7 +48,10 @@ fn the_example_of_the_contract() {
     assert_eq!(value(&fixture::event()), example());
     let line = serde_json::to_string(&record(&fixture::event())).unwrap();
     assert!(line.starts_with(r#"{"time":"2026-11-22T10:15:04.113Z","verdict":"dropped","reason":"no_rule""#));
-    assert_eq!(serde_json::from_str::<Record>(&line).unwrap(), record(&fixture::event()));
+    assert_eq!(
+        serde_json::from_str::<Record>(&line).unwrap(),
+        record(&fixture::event())
+    );
 }
 
 #[test]
@@ -93,7 +100,10 @@ fn outside_parties_have_no_container_even_if_nat_lends_them_an_address() {
         let mut event = fixture::event();
         event.source = identity;
         event.source_port_ifindex = 0;
-        assert_eq!(value(&event)["source"], json!({"kind": kind, "address": "172.18.0.7", "port": 40112}));
+        assert_eq!(
+            value(&event)["source"],
+            json!({"kind": kind, "address": "172.18.0.7", "port": 40112})
+        );
     }
 }
 
