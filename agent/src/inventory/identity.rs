@@ -32,19 +32,14 @@ impl IdentityRegistry {
         if let Some(&number) = self.instances.get(instance) {
             return Ok(number);
         }
-        let number =
-            u32::try_from(self.instances.len() + 1).map_err(|_overflow| Exhausted { kind: "instance" })?;
+        let number = u32::try_from(self.instances.len() + 1).map_err(|_overflow| Exhausted { kind: "instance" })?;
         self.instances.insert(instance.to_owned(), number);
         Ok(number)
     }
 
     /// The identity of a service of an instance, allocated at its first use.
     pub fn identity(&mut self, instance: &str, service: &str) -> Result<u32, Exhausted> {
-        if let Some(&number) = self
-            .identities
-            .get(instance)
-            .and_then(|services| services.get(service))
-        {
+        if let Some(&number) = self.identities.get(instance).and_then(|services| services.get(service)) {
             return Ok(number);
         }
         let used: usize = self.identities.values().map(BTreeMap::len).sum();
@@ -53,10 +48,7 @@ impl IdentityRegistry {
             .and_then(|used| used.checked_add(FIRST_ENDPOINT))
             .filter(|&number| number < FIRST_ADDRESS_CLASS)
             .ok_or(Exhausted { kind: "identity" })?;
-        self.identities
-            .entry(instance.to_owned())
-            .or_default()
-            .insert(service.to_owned(), number);
+        self.identities.entry(instance.to_owned()).or_default().insert(service.to_owned(), number);
         Ok(number)
     }
 
@@ -65,8 +57,7 @@ impl IdentityRegistry {
         if let Some(&number) = self.policies.get(policy) {
             return Ok(number);
         }
-        let number =
-            u16::try_from(self.policies.len() + 1).map_err(|_overflow| Exhausted { kind: "policy" })?;
+        let number = u16::try_from(self.policies.len() + 1).map_err(|_overflow| Exhausted { kind: "policy" })?;
         self.policies.insert(policy.to_owned(), number);
         Ok(number)
     }
@@ -85,25 +76,18 @@ impl IdentityRegistry {
     /// The name of a policy number, if it was ever handed out.
     #[must_use]
     pub fn policy_name(&self, number: u16) -> Option<&str> {
-        self.policies
-            .iter()
-            .find(|&(_, &known)| known == number)
-            .map(|(name, _)| name.as_str())
+        self.policies.iter().find(|&(_, &known)| known == number).map(|(name, _)| name.as_str())
     }
 
     /// Every identity that was ever handed out, as (identity, instance, service).
     pub fn all_identities(&self) -> impl Iterator<Item = (u32, &str, &str)> {
         self.identities.iter().flat_map(|(instance, services)| {
-            services
-                .iter()
-                .map(move |(service, &number)| (number, instance.as_str(), service.as_str()))
+            services.iter().map(move |(service, &number)| (number, instance.as_str(), service.as_str()))
         })
     }
 
     /// Every policy number that was ever handed out, with the policy's name.
     pub fn all_policies(&self) -> impl Iterator<Item = (u16, &str)> {
-        self.policies
-            .iter()
-            .map(|(name, &number)| (number, name.as_str()))
+        self.policies.iter().map(|(name, &number)| (number, name.as_str()))
     }
 }

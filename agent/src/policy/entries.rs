@@ -107,11 +107,7 @@ impl Entries {
             WORLD => Some(Party::WORLD),
             UNMANAGED => Some(Party::UNMANAGED),
             _ => self.identities.get(&identity).map(|info| Party {
-                kind: if info.covered {
-                    PartyKind::Covered
-                } else {
-                    PartyKind::Unmanaged
-                },
+                kind: if info.covered { PartyKind::Covered } else { PartyKind::Unmanaged },
                 identity,
                 instance: if info.covered { info.instance_number } else { 0 },
             }),
@@ -131,36 +127,16 @@ impl PolicyTable for Entries {
     fn address_class(&self, subject: u32, scope: Scope, address: &[u8; 16]) -> Option<u32> {
         let value = u128::from_be_bytes(*address);
         (0..=128u8).rev().find_map(|prefix| {
-            let masked = if prefix == 0 {
-                0
-            } else {
-                value & (u128::MAX << (128 - prefix))
-            };
-            let key = AddressEntryKey {
-                subject,
-                scope,
-                address: masked.to_be_bytes(),
-                prefix,
-            };
+            let masked = if prefix == 0 { 0 } else { value & (u128::MAX << (128 - prefix)) };
+            let key = AddressEntryKey { subject, scope, address: masked.to_be_bytes(), prefix };
             self.addresses.get(&key).copied()
         })
     }
 
     fn rule(&self, subject: u32, peer: u32, direction: Direction, protocol: u8, port: u16) -> Option<Rule> {
         (0..=16u8).rev().find_map(|prefix| {
-            let masked = if prefix == 0 {
-                0
-            } else {
-                port & (u16::MAX << (16 - prefix))
-            };
-            let key = RuleEntryKey {
-                subject,
-                peer,
-                direction,
-                protocol,
-                port: masked,
-                prefix,
-            };
+            let masked = if prefix == 0 { 0 } else { port & (u16::MAX << (16 - prefix)) };
+            let key = RuleEntryKey { subject, peer, direction, protocol, port: masked, prefix };
             self.rules.get(&key).copied()
         })
     }

@@ -178,7 +178,7 @@ impl Counted {
             ),
             single(&names::EVENTS_LOST, self.events_lost),
             single(&names::EVENTS_SUPPRESSED, sum(Index::EventsSuppressed)),
-            single(&names::COUNTER_READ_ERRORS, self.read_errors),
+            single(&names::SCRAPE_ERRORS, self.read_errors),
             maps(&names::MAP_ENTRIES, |map| map.entries),
             maps(&names::MAP_CAPACITY, |map| map.capacity),
         ]

@@ -143,8 +143,8 @@ pub const READY: Metric = gauge(
     &[],
     "Whether everything that was found is enforced.",
 );
-pub const COUNTER_READ_ERRORS: Metric = counter(
-    "portcullis_counter_read_errors_total",
+pub const SCRAPE_ERRORS: Metric = counter(
+    "portcullis_scrape_errors_total",
     &[],
     "Scrapes at which the kernel's counters could not be read and stood still.",
 );
@@ -172,6 +172,6 @@ pub const ALL: [Metric; 18] = [
     ENFORCE_DELAY,
     INVENTORY_CONNECTED,
     READY,
-    COUNTER_READ_ERRORS,
+    SCRAPE_ERRORS,
     BUILD_INFO,
 ];

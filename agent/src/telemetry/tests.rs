@@ -311,7 +311,7 @@ fn counters_that_cannot_be_read_stand_still() {
     let (_state, receiver) = watch::channel(Arc::new(fixture::state()));
     let telemetry = Telemetry::new(receiver, Arc::new(Broken)).unwrap();
     let text = telemetry.encode().unwrap();
-    assert!(text.contains("portcullis_counter_read_errors_total 1"), "{text}");
+    assert!(text.contains("portcullis_scrape_errors_total 1"), "{text}");
     assert!(text.contains("portcullis_endpoints{state=\"enforced\"} 1"));
 }
 
