@@ -80,7 +80,10 @@ async fn answer_status(State(shared): State<Shared>) -> Response {
     let status = spawn_blocking(move || {
         let reading = counters
             .read()
-            .inspect_err(|error| tracing::warn!(%error, "cannot read counters, status goes without"))
+            .inspect_err(|error| {
+                let error: &dyn std::error::Error = error;
+                tracing::warn!(error, "cannot read counters, status goes without");
+            })
             .ok();
         Status::new(&state, reading.as_ref(), status::unix_seconds())
     });

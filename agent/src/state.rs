@@ -284,3 +284,5 @@ impl AgentState {
 
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;

@@ -112,7 +112,8 @@ impl Record {
         if self.packets_suppressed > 0 {
             line.push_str(&format!(" (+{} packets)", self.packets_suppressed));
         }
-        line
+        // Labels may hold anything, escape sequences for the reader's terminal included.
+        line.replace(char::is_control, "\u{fffd}")
     }
 }
 

@@ -60,3 +60,11 @@ fn tables_stay_within_the_width() {
         assert!(line.chars().count() <= 100, "{line}");
     }
 }
+
+#[test]
+fn a_label_cannot_write_to_the_terminal() {
+    let mut state = fixture::state();
+    Arc::make_mut(&mut state.snapshot).endpoints[0].service = Some("a\u{1b}[31mb".to_owned());
+    let text = text::render(&Status::new(&state, None, STARTED_AT));
+    assert!(!text.contains('\u{1b}'), "{text}");
+}

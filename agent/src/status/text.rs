@@ -24,7 +24,11 @@ pub fn render(status: &Status) -> String {
             text.push_str(&paragraph);
         }
     }
-    text
+    // Labels may hold anything, escape sequences for the reader's terminal included.
+    text.replace(
+        |character: char| character.is_control() && character != '\n',
+        "\u{fffd}",
+    )
 }
 
 fn headline(status: &Status) -> String {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    error::Error,
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -48,6 +49,8 @@ struct Counted {
     lost_in_agent: Total,
     events_lost: u64,
     read_errors: u64,
+    /// The last reading failed.
+    failing: bool,
     maps: Vec<super::source::MapUsage>,
     /// The entries that the zero series were made for.
     prepared: Option<Arc<Entries>>,
@@ -104,7 +107,12 @@ impl Collector for StateCollector {
             Ok(reading) => counted.update(reading, &state),
             Err(error) => {
                 counted.read_errors += 1;
-                tracing::warn!(%error, "cannot read counters, metrics stand still");
+                // One line per outage, not per scrape.
+                if !counted.failing {
+                    counted.failing = true;
+                    let error: &dyn Error = &error;
+                    tracing::warn!(error, "cannot read counters, metrics stand still");
+                }
             }
         }
         let mut families = counted.families();
@@ -127,6 +135,7 @@ impl Counted {
     }
 
     fn update(&mut self, reading: CounterReading, state: &AgentState) {
+        self.failing = false;
         for ((total, sum), now) in self.totals.iter_mut().zip(&mut self.sums).zip(reading.totals) {
             *sum = total.update(now);
         }

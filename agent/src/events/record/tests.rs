@@ -171,3 +171,14 @@ fn flags_observed_and_unknown_interfaces() {
     assert_eq!(value["interface"], "if4242");
     assert!(record(&event).line().ends_with("(+3 packets)"));
 }
+
+#[test]
+fn a_label_cannot_write_to_the_terminal() {
+    let mut record = record(&fixture::event());
+    record.source.service = Some("mail\u{1b}[2Jpit\n10:15:05 forged".to_owned());
+    assert!(
+        record
+            .line()
+            .contains("mail\u{fffd}[2Jpit\u{fffd}10:15:05 forged")
+    );
+}
