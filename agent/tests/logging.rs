@@ -1,14 +1,17 @@
 //! Log lines of the process, `log` records of libraries included. Logging is set up once per process, so this file
 //! has one test, which runs itself again as the process to look at.
 
-use std::process::{Command, Output};
+use std::{
+    io,
+    process::{Command, Output},
+};
 
 use portcullis::telemetry::logging::{self, LogFormat, LoggingError};
 
 const CHILD: &str = "PORTCULLIS_TEST_LOGGING";
 
-fn child(format: &str, environment: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+fn child(format: &str, environment: &[(&str, &str)]) -> io::Result<Output> {
+    let mut command = Command::new(std::env::current_exe()?);
     command
         .args(["--exact", "log_lines", "--nocapture"])
         .env_remove("RUST_LOG")
@@ -17,7 +20,6 @@ fn child(format: &str, environment: &[(&str, &str)]) -> Output {
         .env(CHILD, format)
         .envs(environment.iter().copied())
         .output()
-        .unwrap()
 }
 
 fn stderr(output: &Output) -> String {
@@ -40,7 +42,7 @@ fn log_lines() {
         return;
     }
 
-    let text = stderr(&child("text", &[]));
+    let text = stderr(&child("text", &[]).unwrap());
     assert!(text.contains("INFO ports are enforced ports=3"), "{text}");
     assert!(
         text.contains("WARN a library speaks") && !text.contains("too much detail"),
@@ -49,10 +51,7 @@ fn log_lines() {
     assert!(!text.contains('\u{1b}'), "no colour in a pipe: {text}");
 
     // Not a terminal, and a journal that standard error is not connected to.
-    let json = stderr(&child(
-        "auto",
-        &[("RUST_LOG", "debug"), ("JOURNAL_STREAM", "1:2")],
-    ));
+    let json = stderr(&child("auto", &[("RUST_LOG", "debug"), ("JOURNAL_STREAM", "1:2")]).unwrap());
     let lines: Vec<serde_json::Value> = json
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())

@@ -93,7 +93,7 @@ impl Series<'_> {
         for (source, reason) in self.sources() {
             for &(protocol, first, last) in &ports {
                 let rule = entries.rule(self.identity, source, Direction::Ingress, protocol, first);
-                if rule.is_some_and(|rule| rule.allow == 1) && first != 0 {
+                if rule.is_some_and(|rule| rule.allow == 1) && (first, last) != (0, 0) {
                     continue;
                 }
                 series.push(DeniedLabels {
