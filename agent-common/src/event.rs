@@ -48,7 +48,7 @@ pub struct DeniedEvent {
     pub severity: u8,
     /// 1 if the packet was forwarded all the same.
     pub observed: u8,
-    pub _pad: u8,
+    pub _pad: [u8; 5],
 }
 
 /// Key of the LRU map `ATTEMPTS`, which tells attempts from their retransmissions.

@@ -272,7 +272,7 @@ fn emit(skb: Skb, config: &Config, frame: &Frame, denial: &Denial, packets_suppr
         direction: denial.authority.direction as u8,
         severity: denial.authority.severity as u8,
         observed: u8::from(denial.observed),
-        _pad: 0,
+        _pad: [0; 5],
     });
     record.submit(0);
 }

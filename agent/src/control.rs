@@ -61,11 +61,7 @@ pub fn router(
     Router::new()
         .route(STATUS, get(answer_status))
         .route(RECENT_EVENTS, get(answer_events))
-        .with_state(Shared {
-            state,
-            counters,
-            recent,
-        })
+        .with_state(Shared { state, counters, recent })
 }
 
 /// The default path, for `--control` and settings.
@@ -103,12 +99,7 @@ async fn answer_events(State(shared): State<Shared>, RawQuery(query): RawQuery) 
     };
     let (events, next) = shared.recent.since(from);
     let events = events.iter().map(|record| Record::clone(record)).collect();
-    Json(RecentEvents {
-        schema: EVENTS_SCHEMA.to_owned(),
-        events,
-        next,
-    })
-    .into_response()
+    Json(RecentEvents { schema: EVENTS_SCHEMA.to_owned(), events, next }).into_response()
 }
 
 #[cfg(test)]

@@ -57,8 +57,6 @@ pub fn clock_offset() -> i64 {
     let boot = clock_gettime(ClockId::Boottime);
     let boot = i128::from(boot.tv_sec) * 1_000_000_000 + i128::from(boot.tv_nsec);
     // A clock set before 1970 is treated as 1970: events then carry the time since boot.
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos().cast_signed());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos().cast_signed());
     i64::try_from(now - boot).unwrap_or(0)
 }

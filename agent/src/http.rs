@@ -63,20 +63,11 @@ pub async fn serve<L: Listener>(
         };
         let Some((io, permit)) = accepted else { break };
         while connections.try_join_next().is_some() {}
-        connections.spawn(connection::<L>(
-            io,
-            router.clone(),
-            limits,
-            stopped.clone(),
-            permit,
-        ));
+        connections.spawn(connection::<L>(io, router.clone(), limits, stopped.clone(), permit));
     }
     drop(listener);
     drop(stop);
-    let drained = timeout(limits.drain, async {
-        while connections.join_next().await.is_some() {}
-    })
-    .await;
+    let drained = timeout(limits.drain, async { while connections.join_next().await.is_some() {} }).await;
     if drained.is_err() {
         tracing::debug!("closed connections that were still open at shutdown");
     }

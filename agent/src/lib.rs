@@ -1,14 +1,14 @@
 //! The Portcullis agent. The modules below are its rooms; ARCHITECTURE.md is the map.
 
 pub mod cli;
+pub mod control;
 pub mod datapath;
 pub mod diagnostics;
+pub mod events;
+pub mod http;
 pub mod inventory;
 pub mod policy;
 pub mod sources;
-pub mod control;
-pub mod events;
-pub mod http;
 pub mod state;
 pub mod status;
 pub mod telemetry;

@@ -155,10 +155,7 @@ impl Names {
     #[must_use]
     pub fn from_registry(registry: &IdentityRegistry) -> Self {
         Self {
-            policies: registry
-                .all_policies()
-                .map(|(number, name)| (number, name.to_owned()))
-                .collect(),
+            policies: registry.all_policies().map(|(number, name)| (number, name.to_owned())).collect(),
             identities: registry
                 .all_identities()
                 .map(|(number, instance, service)| (number, (instance.to_owned(), service.to_owned())))
@@ -204,10 +201,7 @@ impl AgentState {
         if let Some(info) = self.entries.identities.get(&identity) {
             return Some((&info.instance, &info.service));
         }
-        self.names
-            .identities
-            .get(&identity)
-            .map(|(instance, service)| (instance.as_str(), service.as_str()))
+        self.names.identities.get(&identity).map(|(instance, service)| (instance.as_str(), service.as_str()))
     }
 
     /// The name of a policy, whether or not it is still loaded.
@@ -229,15 +223,9 @@ impl AgentState {
             .map(|port| &port.interface)
             .chain(snapshot.bridges.iter().map(|bridge| &bridge.interface))
             .chain(&snapshot.uplinks);
-        self.ports
-            .get(&ifindex)
-            .map(|port| port.name.as_str())
-            .or_else(|| {
-                interfaces
-                    .into_iter()
-                    .find(|known| known.ifindex == ifindex)
-                    .map(|known| known.name.as_str())
-            })
+        self.ports.get(&ifindex).map(|port| port.name.as_str()).or_else(|| {
+            interfaces.into_iter().find(|known| known.ifindex == ifindex).map(|known| known.name.as_str())
+        })
     }
 
     /// What is done about an endpoint.
@@ -267,11 +255,7 @@ impl AgentState {
         if self.ready {
             return None;
         }
-        let waiting = self
-            .ports
-            .values()
-            .filter(|port| !port.attached || !port.ready)
-            .count();
+        let waiting = self.ports.values().filter(|port| !port.attached || !port.ready).count();
         Some(if waiting > 0 {
             format!("{waiting} of {} ports are not enforced yet", self.ports.len())
         } else if let Some(error) = &self.reload.last_error {

@@ -138,15 +138,12 @@ impl Status {
     #[must_use]
     pub fn new(state: &AgentState, reading: Option<&CounterReading>, now: u64) -> Self {
         let snapshot = &state.snapshot;
-        let unenforceable = snapshot
-            .unenforceable
-            .iter()
-            .map(|container| UnenforceableStatus {
-                container: container.container.clone(),
-                project: container.project.clone(),
-                service: container.service.clone(),
-                reason: container.reason.clone(),
-            });
+        let unenforceable = snapshot.unenforceable.iter().map(|container| UnenforceableStatus {
+            container: container.container.clone(),
+            project: container.project.clone(),
+            service: container.service.clone(),
+            reason: container.reason.clone(),
+        });
         Self {
             schema: SCHEMA.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -175,21 +172,14 @@ impl Status {
 /// Seconds since 1970; 0 where the clock says an earlier time.
 #[must_use]
 pub fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn policies(state: &AgentState) -> Vec<PolicyStatus> {
     let entries = &state.entries;
     let instances = |number: u16| -> BTreeSet<String> {
-        let subjects = entries
-            .subjects
-            .iter()
-            .filter(|(_, subject)| subject.policy == number);
-        subjects
-            .filter_map(|(&identity, _)| Some(state.identity_names(identity)?.0.to_owned()))
-            .collect()
+        let subjects = entries.subjects.iter().filter(|(_, subject)| subject.policy == number);
+        subjects.filter_map(|(&identity, _)| Some(state.identity_names(identity)?.0.to_owned())).collect()
     };
     let policies = entries.policies.iter().map(|(&number, policy)| PolicyStatus {
         name: policy.name.clone(),
@@ -264,9 +254,7 @@ fn identities(state: &AgentState) -> Vec<IdentityStatus> {
             identity,
             project: info.instance.clone(),
             service: info.service.clone(),
-            policy: subject
-                .and_then(|subject| state.policy_name(subject.policy))
-                .map(str::to_owned),
+            policy: subject.and_then(|subject| state.policy_name(subject.policy)).map(str::to_owned),
             covered: info.covered,
             out_of_profile: subject.is_some_and(|subject| subject.flags & OUT_OF_PROFILE != 0),
         }

@@ -41,21 +41,15 @@ impl Telemetry {
         registry.register(Box::new(StateCollector::new(state, source)?))?;
         registry.register(Box::new(ProcessCollector::for_self()))?;
         // From a few map updates to a policy of many thousand entries.
-        let policy_apply = histogram(
-            &names::POLICY_APPLY,
-            &[0.001, 0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0],
-        )?;
+        let policy_apply =
+            histogram(&names::POLICY_APPLY, &[0.001, 0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0])?;
         let enforce_delay = histogram(
             &names::ENFORCE_DELAY,
             &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0],
         )?;
         registry.register(Box::new(policy_apply.clone()))?;
         registry.register(Box::new(enforce_delay.clone()))?;
-        Ok(Self {
-            registry,
-            policy_apply,
-            enforce_delay,
-        })
+        Ok(Self { registry, policy_apply, enforce_delay })
     }
 
     /// How long it took to bring a resolved policy into force.

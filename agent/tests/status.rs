@@ -14,11 +14,7 @@ use tokio::{sync::watch, task::spawn_blocking};
 
 fn portcullis(control: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    command
-        .arg("status")
-        .arg("--control")
-        .arg(control)
-        .args(arguments);
+    command.arg("status").arg("--control").arg(control).args(arguments);
     command
 }
 
@@ -42,32 +38,14 @@ fn without_an_agent_it_says_so_and_what_to_do() {
 async fn with_an_agent_it_prints_text_and_json() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("portcullis.sock");
-    let (state, receiver) = watch::channel(Arc::new(AgentState {
-        ready: true,
-        ..AgentState::default()
-    }));
-    let router = control::router(
-        receiver,
-        Arc::new(MemoryCounters::default()),
-        Arc::new(Recent::default()),
-    );
+    let (state, receiver) = watch::channel(Arc::new(AgentState { ready: true, ..AgentState::default() }));
+    let router = control::router(receiver, Arc::new(MemoryCounters::default()), Arc::new(Recent::default()));
     let socket = ControlSocket::bind(&path).unwrap();
-    let server = tokio::spawn(http::serve(
-        socket,
-        router,
-        Limits::default(),
-        std::future::pending(),
-    ));
+    let server = tokio::spawn(http::serve(socket, router, Limits::default(), std::future::pending()));
 
     let [text, json] = [vec![], vec!["-o", "json"]].map(|arguments| {
         let path = path.clone();
-        spawn_blocking(move || {
-            portcullis(&path, &arguments)
-                .assert()
-                .success()
-                .get_output()
-                .clone()
-        })
+        spawn_blocking(move || portcullis(&path, &arguments).assert().success().get_output().clone())
     });
     let (text, json) = (text.await.unwrap(), json.await.unwrap());
     assert!(String::from_utf8(text.stdout).unwrap().starts_with("portcullis "));

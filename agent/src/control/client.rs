@@ -54,11 +54,9 @@ impl ControlError {
                 Some("the socket belongs to the agent's user: use `sudo`")
             }
             Self::TimedOut { .. } => Some("it may be stuck: `journalctl -u portcullis` says more"),
-            Self::Refused {
-                status: StatusCode::NOT_FOUND,
-                ..
+            Self::Refused { status: StatusCode::NOT_FOUND, .. } | Self::Unreadable(_) => {
+                Some("is the running agent of the same version as this command?")
             }
-            | Self::Unreadable(_) => Some("is the running agent of the same version as this command?"),
             _ => None,
         }
     }
@@ -75,12 +73,8 @@ pub(super) async fn get_within<T: DeserializeOwned>(
     patience: Duration,
 ) -> Result<T, ControlError> {
     let answer = timeout(patience, fetch(socket, resource)).await;
-    let body = answer.unwrap_or_else(|_elapsed| {
-        Err(ControlError::TimedOut {
-            path: socket.to_owned(),
-            patience,
-        })
-    })?;
+    let body = answer
+        .unwrap_or_else(|_elapsed| Err(ControlError::TimedOut { path: socket.to_owned(), patience }))?;
     Ok(serde_json::from_slice(&body)?)
 }
 
@@ -101,18 +95,15 @@ async fn fetch(socket: &Path, resource: &str) -> Result<Bytes, ControlError> {
             _ => ControlError::Connect { path, source },
         }
     })?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| ControlError::Broken(error.into()))?;
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| ControlError::Broken(error.into()))?;
     let request = Request::get(resource)
         .header(HOST, "portcullis")
         .body(Empty::<Bytes>::new())
         .map_err(|error| ControlError::Broken(error.into()))?;
     let exchange = async {
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| ControlError::Broken(error.into()))?;
+        let response =
+            sender.send_request(request).await.map_err(|error| ControlError::Broken(error.into()))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
         Ok::<_, ControlError>((status, body.map_err(ControlError::Broken)?.to_bytes()))

@@ -63,11 +63,7 @@ impl ControlSocket {
             move |source| BindError::Io { action, path, source }
         };
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(parent)
-                .map_err(io("create", parent))?;
+            DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(io("create", parent))?;
         }
         ensure_free(path)?;
         // Under its final name the socket has its final mode from the start: there is no moment at which others
@@ -89,42 +85,25 @@ impl ControlSocket {
                 return Err(io("create", path)(source));
             }
         };
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-            inode: (metadata.dev(), metadata.ino()),
-        })
+        Ok(Self { listener, path: path.to_owned(), inode: (metadata.dev(), metadata.ino()) })
     }
 }
 
 /// Fails if somebody answers on the path, or if it is something else than a socket.
 fn ensure_free(path: &Path) -> Result<(), BindError> {
-    let io = |source| BindError::Io {
-        action: "examine",
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| BindError::Io { action: "examine", path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(io(error)),
         Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(BindError::NotASocket {
-                path: path.to_owned(),
-            });
+            return Err(BindError::NotASocket { path: path.to_owned() });
         }
         Ok(_) => {}
     }
     match BlockingStream::connect(path) {
-        Ok(_) => Err(BindError::InUse {
-            path: path.to_owned(),
-        }),
+        Ok(_) => Err(BindError::InUse { path: path.to_owned() }),
         // Refused: the socket's agent is gone. Not found: so is the socket by now.
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
-            ) =>
-        {
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
             Ok(())
         }
         Err(error) => Err(io(error)),

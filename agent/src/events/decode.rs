@@ -2,6 +2,7 @@
 
 use agent_common::{
     event::DeniedEvent,
+    packet::Address,
     verdict::{Direction, DropReason, Hook, Severity},
 };
 
@@ -37,9 +38,7 @@ pub fn decode(bytes: &[u8]) -> Result<Denial, DecodeError> {
     Ok(Denial {
         event,
         reason: DropReason::from_number(event.reason).ok_or_else(|| number("reason", event.reason))?,
-        hook: *Hook::ALL
-            .get(usize::from(event.hook))
-            .ok_or_else(|| number("hook", event.hook))?,
+        hook: *Hook::ALL.get(usize::from(event.hook)).ok_or_else(|| number("hook", event.hook))?,
         direction: match event.direction {
             0 => Direction::Ingress,
             1 => Direction::Egress,
@@ -57,13 +56,12 @@ pub fn decode(bytes: &[u8]) -> Result<Denial, DecodeError> {
     })
 }
 
-/// The fields in the order of their layout, which has no gaps between them; what the alignment adds at the end is
-/// not read.
+/// The fields in the order of their layout, which has no gaps.
 fn read(reader: &mut Reader<'_>) -> Option<DeniedEvent> {
     Some(DeniedEvent {
         time: u64::from_ne_bytes(reader.take()?),
-        source_address: reader.take()?,
-        destination_address: reader.take()?,
+        source_address: Address::new(reader.take()?),
+        destination_address: Address::new(reader.take()?),
         source: u32::from_ne_bytes(reader.take()?),
         destination: u32::from_ne_bytes(reader.take()?),
         source_port_ifindex: u32::from_ne_bytes(reader.take()?),
@@ -84,7 +82,7 @@ fn read(reader: &mut Reader<'_>) -> Option<DeniedEvent> {
         direction: u8::from_ne_bytes(reader.take()?),
         severity: u8::from_ne_bytes(reader.take()?),
         observed: u8::from_ne_bytes(reader.take()?),
-        _pad: u8::from_ne_bytes(reader.take()?),
+        _pad: reader.take()?,
     })
 }
 

@@ -29,9 +29,8 @@ impl EventQueue {
         let (sender, receiver) = sync_channel(capacity);
         let lost = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&lost);
-        let thread = Builder::new()
-            .name("events".to_owned())
-            .spawn(move || drain(&receiver, sink, &counted))?;
+        let thread =
+            Builder::new().name("events".to_owned()).spawn(move || drain(&receiver, sink, &counted))?;
         Ok((Self { sender, lost }, thread))
     }
 

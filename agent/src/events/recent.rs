@@ -34,10 +34,7 @@ impl Default for Recent {
 impl Recent {
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self {
-            capacity,
-            ring: Mutex::default(),
-        }
+        Self { capacity, ring: Mutex::default() }
     }
 
     /// Adds a record; the oldest one makes room.

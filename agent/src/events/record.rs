@@ -72,9 +72,7 @@ impl Record {
             policy: state.policy_name(event.policy).map(str::to_owned),
             rule,
             rule_at,
-            project: state
-                .identity_names(event.subject)
-                .map(|(instance, _)| instance.to_owned()),
+            project: state.identity_names(event.subject).map(|(instance, _)| instance.to_owned()),
             protocol: protocol(event).to_owned(),
             tcp_flags: (event.protocol == PROTOCOL_TCP && event.tcp_flags != 0)
                 .then(|| tcp_flags(event.tcp_flags)),
@@ -129,15 +127,8 @@ fn rule(event: &DeniedEvent, state: &AgentState) -> (Option<String>, Option<Stri
         );
     }
     let index = usize::try_from(event.rule - 1).unwrap_or(usize::MAX);
-    let origin = state
-        .entries
-        .origins
-        .get(index)
-        .filter(|_| event.revision == state.revision);
-    (
-        origin.map(|origin| origin.rule.clone()),
-        origin.map(|origin| origin.at.clone()),
-    )
+    let origin = state.entries.origins.get(index).filter(|_| event.revision == state.revision);
+    (origin.map(|origin| origin.rule.clone()), origin.map(|origin| origin.at.clone()))
 }
 
 fn time(since_boot: u64, clock_offset: i64) -> String {
@@ -168,11 +159,7 @@ fn tcp_flags(flags: u8) -> String {
         (0x40, "ECE"),
         (0x80, "CWR"),
     ];
-    let set: Vec<&str> = NAMES
-        .iter()
-        .filter(|(bit, _)| flags & bit != 0)
-        .map(|&(_, name)| name)
-        .collect();
+    let set: Vec<&str> = NAMES.iter().filter(|(bit, _)| flags & bit != 0).map(|&(_, name)| name).collect();
     set.join("|")
 }
 

@@ -53,10 +53,7 @@ impl Target {
     /// at once; one that goes away later is tried again with every record.
     pub fn open(&self) -> io::Result<Box<dyn Sink>> {
         Ok(match self {
-            Self::Stdout => Box::new(LineSink {
-                name: "stdout",
-                writer: io::stdout(),
-            }),
+            Self::Stdout => Box::new(LineSink { name: "stdout", writer: io::stdout() }),
             Self::Journald => Box::new(Journal::open(PathBuf::from(super::journal::SOCKET))?),
             Self::File(path) => Box::new(FileSink::open(path.clone())?),
         })
@@ -93,22 +90,13 @@ struct FileSink {
 impl FileSink {
     fn open(path: PathBuf) -> io::Result<Self> {
         let name = path.display().to_string();
-        let mut sink = Self {
-            path,
-            name,
-            file: None,
-            torn: false,
-        };
+        let mut sink = Self { path, name, file: None, torn: false };
         sink.file = Some(sink.append()?);
         Ok(sink)
     }
 
     fn append(&self) -> io::Result<File> {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o640)
-            .open(&self.path)
+        OpenOptions::new().append(true).create(true).mode(0o640).open(&self.path)
     }
 
     /// Whether the path still leads to the open file.

@@ -32,7 +32,8 @@ impl IdentityRegistry {
         if let Some(&number) = self.instances.get(instance) {
             return Ok(number);
         }
-        let number = u32::try_from(self.instances.len() + 1).map_err(|_overflow| Exhausted { kind: "instance" })?;
+        let number =
+            u32::try_from(self.instances.len() + 1).map_err(|_overflow| Exhausted { kind: "instance" })?;
         self.instances.insert(instance.to_owned(), number);
         Ok(number)
     }
@@ -57,7 +58,8 @@ impl IdentityRegistry {
         if let Some(&number) = self.policies.get(policy) {
             return Ok(number);
         }
-        let number = u16::try_from(self.policies.len() + 1).map_err(|_overflow| Exhausted { kind: "policy" })?;
+        let number =
+            u16::try_from(self.policies.len() + 1).map_err(|_overflow| Exhausted { kind: "policy" })?;
         self.policies.insert(policy.to_owned(), number);
         Ok(number)
     }

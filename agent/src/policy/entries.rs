@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use agent_common::{
     decision::{Party, PartyKind},
     identity::{HOST, UNKNOWN, UNMANAGED, WORLD},
+    packet::Address,
     policy::{PolicyTable, Rule, Scope, Subject},
     verdict::{Direction, Mode},
 };
@@ -52,7 +53,7 @@ pub struct AddressEntryKey {
     pub subject: u32,
     pub scope: Scope,
     /// IPv4 as `::ffff:a.b.c.d`, bits beyond the prefix zero.
-    pub address: [u8; 16],
+    pub address: Address,
     /// 0 to 128, counted in the 16-byte form (96 + n for IPv4).
     pub prefix: u8,
 }
@@ -102,7 +103,7 @@ impl Entries {
     #[must_use]
     pub fn party(&self, identity: u32) -> Option<Party> {
         match identity {
-            UNKNOWN => None,
+            UNKNOWN => Some(Party::UNKNOWN),
             HOST => Some(Party::HOST),
             WORLD => Some(Party::WORLD),
             UNMANAGED => Some(Party::UNMANAGED),
@@ -124,11 +125,11 @@ impl PolicyTable for Entries {
         self.subjects.get(&identity).copied()
     }
 
-    fn address_class(&self, subject: u32, scope: Scope, address: &[u8; 16]) -> Option<u32> {
-        let value = u128::from_be_bytes(*address);
+    fn address_class(&self, subject: u32, scope: Scope, address: &Address) -> Option<u32> {
+        let value = u128::from_be_bytes(address.bytes());
         (0..=128u8).rev().find_map(|prefix| {
             let masked = if prefix == 0 { 0 } else { value & (u128::MAX << (128 - prefix)) };
-            let key = AddressEntryKey { subject, scope, address: masked.to_be_bytes(), prefix };
+            let key = AddressEntryKey { subject, scope, address: Address::new(masked.to_be_bytes()), prefix };
             self.addresses.get(&key).copied()
         })
     }

@@ -8,7 +8,7 @@ use agent_common::{
     decision::{Party, PartyKind},
     event::DeniedEvent,
     identity::PORT_LABEL,
-    packet::{ETHERTYPE_IPV4, PROTOCOL_TCP, TCP_SYN, from_ipv4},
+    packet::{Address, ETHERTYPE_IPV4, PROTOCOL_TCP, TCP_SYN},
     policy::{Rule, Subject, UNNAMED},
     verdict::{Direction, DropReason, Hook, Mode, Severity},
 };
@@ -34,10 +34,7 @@ const EVENT_TIME: u64 = 86_400_000_000_000;
 pub(crate) const STARTED_AT: u64 = 1_795_338_000;
 
 fn interface(ifindex: u32, name: &str) -> Interface {
-    Interface {
-        ifindex,
-        name: name.to_owned(),
-    }
+    Interface { ifindex, name: name.to_owned() }
 }
 
 fn endpoint(service: Option<&str>, container: &str, port: Option<(u32, &str)>, last: u8) -> Endpoint {
@@ -58,11 +55,7 @@ fn endpoint(service: Option<&str>, container: &str, port: Option<(u32, &str)>, l
 }
 
 fn origin(rule: &str, at: &str) -> RuleOrigin {
-    RuleOrigin {
-        policy: "qerds".to_owned(),
-        rule: rule.to_owned(),
-        at: at.to_owned(),
-    }
+    RuleOrigin { policy: "qerds".to_owned(), rule: rule.to_owned(), at: at.to_owned() }
 }
 
 fn info(instance: &str, service: &str) -> IdentityInfo {
@@ -75,13 +68,7 @@ fn info(instance: &str, service: &str) -> IdentityInfo {
 }
 
 fn subject(mode: Mode, severity: Severity, flags: u8) -> Subject {
-    Subject {
-        policy: 1,
-        mode: mode as u8,
-        severity: severity as u8,
-        flags,
-        _pad: [0; 3],
-    }
+    Subject { policy: 1, mode: mode as u8, severity: severity as u8, flags, _pad: [0; 3] }
 }
 
 fn port_label(subject: u32, port: u16) -> (RuleEntryKey, Rule) {
@@ -94,23 +81,13 @@ fn port_label(subject: u32, port: u16) -> (RuleEntryKey, Rule) {
             port,
             prefix: 16,
         },
-        Rule {
-            rule: 1,
-            port_first: port,
-            port_last: port,
-            allow: 0,
-            _pad: [0; 3],
-        },
+        Rule { rule: 1, port_first: port, port_last: port, allow: 0, _pad: [0; 3] },
     )
 }
 
 fn entries() -> Entries {
     let covered = |identity, mode| ResolvedEndpoint {
-        party: Party {
-            kind: PartyKind::Covered,
-            identity,
-            instance: 1,
-        },
+        party: Party { kind: PartyKind::Covered, identity, instance: 1 },
         mode,
     };
     Entries {
@@ -133,20 +110,13 @@ fn entries() -> Entries {
         ]),
         policies: BTreeMap::from([(
             1,
-            PolicyInfo {
-                name: "qerds".to_owned(),
-                mode: Mode::Enforce,
-                profile: "production".to_owned(),
-            },
+            PolicyInfo { name: "qerds".to_owned(), mode: Mode::Enforce, profile: "production".to_owned() },
         )]),
         endpoints: vec![
             covered(TRUST, Mode::Enforce),
             covered(MAILPIT, Mode::Observe),
             covered(CRON, Mode::Enforce),
-            ResolvedEndpoint {
-                party: Party::UNMANAGED,
-                mode: Mode::Enforce,
-            },
+            ResolvedEndpoint { party: Party::UNMANAGED, mode: Mode::Enforce },
         ],
         strictest_mode: Some(Mode::Enforce),
         ..Entries::default()
@@ -167,10 +137,7 @@ fn snapshot() -> Snapshot {
             subnets: "172.18.0.0/16".parse().into_iter().collect(),
         }],
         ports: [(7, "veth3f1c"), (9, "veth77aa"), (11, "veth0e0e")]
-            .map(|(ifindex, name)| Port {
-                interface: interface(ifindex, name),
-                bridge: 5,
-            })
+            .map(|(ifindex, name)| Port { interface: interface(ifindex, name), bridge: 5 })
             .to_vec(),
         uplinks: vec![interface(2, "eth0")],
         host_addresses: vec![IpAddr::from([172, 18, 0, 1])],
@@ -206,22 +173,14 @@ pub(crate) fn state() -> AgentState {
             ]),
         }),
         revision: 12,
-        ports: BTreeMap::from([
-            (7, port("veth3f1c")),
-            (9, port("veth77aa")),
-            (11, port("veth0e0e")),
-        ]),
+        ports: BTreeMap::from([(7, port("veth3f1c")), (9, port("veth77aa")), (11, port("veth0e0e"))]),
         inventory: InventoryState {
             source: InventorySource::Docker,
             connected: true,
             complete: true,
             error: None,
         },
-        reload: ReloadState {
-            successful: true,
-            last_success: STARTED_AT,
-            last_error: None,
-        },
+        reload: ReloadState { successful: true, last_success: STARTED_AT, last_error: None },
         ready: true,
         started_at: STARTED_AT,
     }
@@ -231,8 +190,8 @@ pub(crate) fn state() -> AgentState {
 pub(crate) fn event() -> DeniedEvent {
     DeniedEvent {
         time: EVENT_TIME,
-        source_address: from_ipv4([172, 18, 0, 7]),
-        destination_address: from_ipv4([172, 18, 0, 4]),
+        source_address: Address::from_ipv4([172, 18, 0, 7]),
+        destination_address: Address::from_ipv4([172, 18, 0, 4]),
         source: MAILPIT,
         destination: TRUST,
         source_port_ifindex: 9,
@@ -253,7 +212,7 @@ pub(crate) fn event() -> DeniedEvent {
         direction: Direction::Ingress as u8,
         severity: Severity::Critical as u8,
         observed: 0,
-        _pad: 0,
+        _pad: [0; 5],
     }
 }
 
@@ -277,18 +236,8 @@ pub(crate) fn denied_key() -> DeniedKey {
 /// Counters after a while.
 pub(crate) fn reading() -> CounterReading {
     let mut reading = CounterReading {
-        denied: vec![(
-            denied_key(),
-            DeniedCount {
-                packets: 21,
-                attempts: 7,
-            },
-        )],
-        maps: vec![MapUsage {
-            name: "DENIED",
-            entries: 1,
-            capacity: 16_384,
-        }],
+        denied: vec![(denied_key(), DeniedCount { packets: 21, attempts: 7 })],
+        maps: vec![MapUsage { name: "DENIED", entries: 1, capacity: 16_384 }],
         lost_in_agent: 2,
         ..CounterReading::default()
     };
@@ -304,8 +253,8 @@ pub(crate) fn reading() -> CounterReading {
 pub(crate) fn bytes(event: &DeniedEvent) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(event.time.to_ne_bytes());
-    bytes.extend(event.source_address);
-    bytes.extend(event.destination_address);
+    bytes.extend(event.source_address.bytes());
+    bytes.extend(event.destination_address.bytes());
     for number in [
         event.source,
         event.destination,
@@ -319,12 +268,7 @@ pub(crate) fn bytes(event: &DeniedEvent) -> Vec<u8> {
     ] {
         bytes.extend(number.to_ne_bytes());
     }
-    for number in [
-        event.source_port,
-        event.destination_port,
-        event.policy,
-        event.ethertype,
-    ] {
+    for number in [event.source_port, event.destination_port, event.policy, event.ethertype] {
         bytes.extend(number.to_ne_bytes());
     }
     bytes.extend([
@@ -335,7 +279,6 @@ pub(crate) fn bytes(event: &DeniedEvent) -> Vec<u8> {
         event.direction,
         event.severity,
         event.observed,
-        event._pad,
     ]);
     bytes.resize(size_of::<DeniedEvent>(), 0);
     bytes

@@ -30,11 +30,8 @@ fn names_survive_what_they_name() {
 fn an_address_names_a_container_only_with_its_identity() {
     let state = fixture::state();
     let address = IpAddr::from([172, 18, 0, 7]);
-    let container = |identity| {
-        state
-            .endpoint_by_address(address, identity)
-            .map(|found| found.container.as_str())
-    };
+    let container =
+        |identity| state.endpoint_by_address(address, identity).map(|found| found.container.as_str());
     assert_eq!(container(MAILPIT), Some("qerds-mailpit-1"));
     assert_eq!(container(TRUST), None);
 }
@@ -49,10 +46,7 @@ fn every_kind_of_interface_has_a_name() {
 #[test]
 fn an_endpoint_is_pending_until_its_port_is_attached_and_ready() {
     let states = |state: &AgentState| -> Vec<EndpointState> {
-        state
-            .endpoints()
-            .map(|(endpoint, resolved)| state.endpoint_state(endpoint, resolved))
-            .collect()
+        state.endpoints().map(|(endpoint, resolved)| state.endpoint_state(endpoint, resolved)).collect()
     };
     use EndpointState::{Enforced, Observed, Pending, Unmanaged};
     let mut state = fixture::state();

@@ -85,9 +85,7 @@ fn denied(reading: &CounterReading) -> Vec<DeniedStatus> {
     let mut denied: Vec<DeniedStatus> = sums
         .into_iter()
         .map(|((reason, observed), (attempts, packets))| DeniedStatus {
-            reason: DropReason::from_number(reason)
-                .map_or(OTHER, DropReason::name)
-                .to_owned(),
+            reason: DropReason::from_number(reason).map_or(OTHER, DropReason::name).to_owned(),
             verdict: verdict(observed).to_owned(),
             attempts,
             packets,

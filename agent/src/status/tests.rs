@@ -50,9 +50,7 @@ fn tables_stay_within_the_width() {
     let snapshot = Arc::make_mut(&mut state.snapshot);
     for endpoint in &mut snapshot.endpoints {
         endpoint.container = format!("{}-{}", endpoint.container, "long".repeat(12));
-        endpoint
-            .addresses
-            .push("2001:db8:1234:5678:9abc:def0:1234:5678".parse().unwrap());
+        endpoint.addresses.push("2001:db8:1234:5678:9abc:def0:1234:5678".parse().unwrap());
     }
     let text = text::render(&Status::new(&state, None, STARTED_AT));
     let tables = text.lines().filter(|line| !line.starts_with('!'));

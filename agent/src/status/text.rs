@@ -12,23 +12,15 @@ const WIDTH: u16 = 100;
 pub fn render(status: &Status) -> String {
     let mut text = String::new();
     text.push_str(&headline(status));
-    for paragraph in [
-        attention(status),
-        policies(status),
-        endpoints(status),
-        ports(status),
-        counters(status),
-    ] {
+    for paragraph in [attention(status), policies(status), endpoints(status), ports(status), counters(status)]
+    {
         if !paragraph.is_empty() {
             text.push('\n');
             text.push_str(&paragraph);
         }
     }
     // Labels may hold anything, escape sequences for the reader's terminal included.
-    text.replace(
-        |character: char| character.is_control() && character != '\n',
-        "\u{fffd}",
-    )
+    text.replace(|character: char| character.is_control() && character != '\n', "\u{fffd}")
 }
 
 fn headline(status: &Status) -> String {
@@ -36,16 +28,8 @@ fn headline(status: &Status) -> String {
         None => "ready".to_owned(),
         Some(reason) => format!("not ready: {reason}"),
     };
-    let count = |state| {
-        status
-            .endpoints
-            .iter()
-            .filter(|endpoint| endpoint.state == state)
-            .count()
-    };
-    let states = EndpointState::ALL
-        .map(|state| format!("{} {}", count(state), state.name()))
-        .join(", ");
+    let count = |state| status.endpoints.iter().filter(|endpoint| endpoint.state == state).count();
+    let states = EndpointState::ALL.map(|state| format!("{} {}", count(state), state.name())).join(", ");
     format!(
         "portcullis {}, {state}, up {}, revision {}\nendpoints: {states}\n",
         status.version,
@@ -59,24 +43,15 @@ fn attention(status: &Status) -> String {
     let mut lines = Vec::new();
     let inventory = &status.inventory;
     if !inventory.connected || !inventory.complete {
-        let what = if inventory.connected {
-            "is incomplete"
-        } else {
-            "cannot be reached"
-        };
-        let why = inventory
-            .error
-            .as_ref()
-            .map_or_else(String::new, |error| format!(" ({error})"));
+        let what = if inventory.connected { "is incomplete" } else { "cannot be reached" };
+        let why = inventory.error.as_ref().map_or_else(String::new, |error| format!(" ({error})"));
         lines.push(format!(
             "the {} inventory {what}{why}: what was known stays enforced, new containers get nothing",
             inventory.source.name()
         ));
     }
     if let (false, Some(error)) = (status.reload.successful, &status.reload.last_error) {
-        lines.push(format!(
-            "the last reload failed, the state before it is in force: {error}"
-        ));
+        lines.push(format!("the last reload failed, the state before it is in force: {error}"));
     }
     for port in status.ports.iter().filter(|port| !port.attached) {
         lines.push(format!(
@@ -93,20 +68,10 @@ fn attention(status: &Status) -> String {
         ));
     }
     for container in &status.unenforceable {
-        lines.push(format!(
-            "{} cannot be enforced: it {}",
-            container.container, container.reason
-        ));
+        lines.push(format!("{} cannot be enforced: it {}", container.container, container.reason));
     }
-    for map in status
-        .maps
-        .iter()
-        .filter(|map| map.entries * 10 >= map.capacity * 9 && map.capacity > 0)
-    {
-        lines.push(format!(
-            "kernel map {} is almost full: {} of {}",
-            map.name, map.entries, map.capacity
-        ));
+    for map in status.maps.iter().filter(|map| map.entries * 10 >= map.capacity * 9 && map.capacity > 0) {
+        lines.push(format!("kernel map {} is almost full: {} of {}", map.name, map.entries, map.capacity));
     }
     if status.counters.is_none() {
         lines.push("the kernel's counters cannot be read".to_owned());
@@ -148,10 +113,7 @@ fn endpoints(status: &Status) -> String {
             or_dash(&addresses.join(" ")),
         ]
     };
-    table(
-        &["STATE", "SERVICE", "CONTAINER", "PORT", "BRIDGE", "ADDRESSES"],
-        status.endpoints.iter().map(row),
-    )
+    table(&["STATE", "SERVICE", "CONTAINER", "PORT", "BRIDGE", "ADDRESSES"], status.endpoints.iter().map(row))
 }
 
 fn ports(status: &Status) -> String {
@@ -162,10 +124,8 @@ fn ports(status: &Status) -> String {
         let ports = || status.ports.iter().filter(|port| port.bridge == bridge.name);
         let ready = ports().filter(|port| port.state == "ready").count();
         let subnets: Vec<String> = bridge.subnets.iter().map(ToString::to_string).collect();
-        let mut via: Vec<&str> = ports()
-            .filter_map(|port| port.via)
-            .map(crate::state::AttachKind::name)
-            .collect();
+        let mut via: Vec<&str> =
+            ports().filter_map(|port| port.via).map(crate::state::AttachKind::name).collect();
         via.sort_unstable();
         via.dedup();
         vec![
@@ -177,10 +137,7 @@ fn ports(status: &Status) -> String {
             or_dash(&via.join(", ")),
         ]
     };
-    table(
-        &["BRIDGE", "NETWORK", "SUBNETS", "COVERED", "PORTS", "VIA"],
-        status.bridges.iter().map(row),
-    )
+    table(&["BRIDGE", "NETWORK", "SUBNETS", "COVERED", "PORTS", "VIA"], status.bridges.iter().map(row))
 }
 
 fn counters(status: &Status) -> String {
@@ -190,13 +147,10 @@ fn counters(status: &Status) -> String {
     let of = |packets: &std::collections::BTreeMap<String, u64>, hook: &str| {
         packets.get(hook).copied().unwrap_or_default().to_string()
     };
-    let rows = counters.forwarded.keys().map(|hook| {
-        vec![
-            hook.clone(),
-            of(&counters.forwarded, hook),
-            of(&counters.dropped, hook),
-        ]
-    });
+    let rows = counters
+        .forwarded
+        .keys()
+        .map(|hook| vec![hook.clone(), of(&counters.forwarded, hook), of(&counters.dropped, hook)]);
     let mut text = numbers(&["HOOK", "FORWARDED", "DROPPED"], rows);
     text.push('\n');
     if counters.denied.is_empty() {
@@ -230,10 +184,7 @@ fn numbers(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
 
 fn aligned(header: &[&str], rows: impl Iterator<Item = Vec<String>>, numbers: usize) -> String {
     let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_width(WIDTH);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
     table.set_header(header);
     table.add_rows(rows);
     for column in table.column_iter_mut().rev().take(numbers) {

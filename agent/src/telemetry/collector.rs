@@ -62,28 +62,14 @@ impl StateCollector {
         source: Arc<dyn CounterSource>,
     ) -> Result<Self, prometheus::Error> {
         let own = |metric: &&Metric| metric.kind != Kind::Histogram;
-        let descriptions = names::ALL
-            .iter()
-            .filter(own)
-            .map(describe)
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            state,
-            source,
-            descriptions,
-            counted: Mutex::default(),
-        })
+        let descriptions = names::ALL.iter().filter(own).map(describe).collect::<Result<_, _>>()?;
+        Ok(Self { state, source, descriptions, counted: Mutex::default() })
     }
 }
 
 fn describe(metric: &Metric) -> Result<Desc, prometheus::Error> {
     let labels = metric.labels.iter().map(|&label| label.to_owned()).collect();
-    Desc::new(
-        metric.name.to_owned(),
-        metric.help.to_owned(),
-        labels,
-        HashMap::new(),
-    )
+    Desc::new(metric.name.to_owned(), metric.help.to_owned(), labels, HashMap::new())
 }
 
 impl fmt::Debug for StateCollector {
@@ -123,11 +109,7 @@ impl Collector for StateCollector {
 
 impl Counted {
     fn prepare(&mut self, state: &AgentState) {
-        if self
-            .prepared
-            .as_ref()
-            .is_some_and(|prepared| Arc::ptr_eq(prepared, &state.entries))
-        {
+        if self.prepared.as_ref().is_some_and(|prepared| Arc::ptr_eq(prepared, &state.entries)) {
             return;
         }
         self.denied.prepare(zero_series(state));
@@ -139,11 +121,7 @@ impl Counted {
         for ((total, sum), now) in self.totals.iter_mut().zip(&mut self.sums).zip(reading.totals) {
             *sum = total.update(now);
         }
-        self.denied.update(
-            &reading.denied,
-            reading.totals[Index::DeniedUnlabelled as usize],
-            state,
-        );
+        self.denied.update(&reading.denied, reading.totals[Index::DeniedUnlabelled as usize], state);
         self.events_lost =
             self.sums[Index::EventsLost as usize] + self.lost_in_agent.update(reading.lost_in_agent);
         self.maps = reading.maps;
@@ -154,20 +132,12 @@ impl Counted {
         let by_hook = |metric, to, from| {
             family(
                 metric,
-                [
-                    (vec![Hook::ToEndpoint.name()], sum(to)),
-                    (vec![Hook::FromEndpoint.name()], sum(from)),
-                ],
+                [(vec![Hook::ToEndpoint.name()], sum(to)), (vec![Hook::FromEndpoint.name()], sum(from))],
             )
         };
         let denied = |metric, count: fn(&agent_common::counter::DeniedCount) -> u64| {
             let values = |labels: &DeniedLabels| labels.values().map(str::to_owned).to_vec();
-            family(
-                metric,
-                self.denied
-                    .iter()
-                    .map(|(labels, counts)| (values(labels), count(counts))),
-            )
+            family(metric, self.denied.iter().map(|(labels, counts)| (values(labels), count(counts))))
         };
         let maps = |metric, value: fn(&super::source::MapUsage) -> u64| {
             family(metric, self.maps.iter().map(|map| (vec![map.name], value(map))))
@@ -175,16 +145,8 @@ impl Counted {
         vec![
             denied(&names::DENIED_ATTEMPTS, |count| count.attempts),
             denied(&names::DENIED_PACKETS, |count| count.packets),
-            by_hook(
-                &names::FORWARDED_PACKETS,
-                Index::ForwardedToEndpoint,
-                Index::ForwardedFromEndpoint,
-            ),
-            by_hook(
-                &names::DROPPED_PACKETS,
-                Index::DroppedToEndpoint,
-                Index::DroppedFromEndpoint,
-            ),
+            by_hook(&names::FORWARDED_PACKETS, Index::ForwardedToEndpoint, Index::ForwardedFromEndpoint),
+            by_hook(&names::DROPPED_PACKETS, Index::DroppedToEndpoint, Index::DroppedFromEndpoint),
             single(&names::EVENTS_LOST, self.events_lost),
             single(&names::EVENTS_SUPPRESSED, sum(Index::EventsSuppressed)),
             single(&names::SCRAPE_ERRORS, self.read_errors),
@@ -223,18 +185,12 @@ fn state_families(state: &AgentState) -> Vec<MetricFamily> {
         single(&names::RELOAD_SUCCESS_TIMESTAMP, state.reload.last_success),
         family(
             &names::INVENTORY_CONNECTED,
-            [(
-                vec![state.inventory.source.name()],
-                u64::from(state.inventory.connected),
-            )],
+            [(vec![state.inventory.source.name()], u64::from(state.inventory.connected))],
         ),
         single(&names::READY, u64::from(state.ready)),
         family(
             &names::BUILD_INFO,
-            [(
-                vec![env!("CARGO_PKG_VERSION"), BUILD_REVISION.unwrap_or("unknown")],
-                1,
-            )],
+            [(vec![env!("CARGO_PKG_VERSION"), BUILD_REVISION.unwrap_or("unknown")], 1)],
         ),
     ]
 }
@@ -254,10 +210,7 @@ fn family<L: Into<String>>(
         Kind::Counter => MetricType::COUNTER,
         Kind::Gauge | Kind::Histogram => MetricType::GAUGE,
     });
-    let samples = samples
-        .into_iter()
-        .map(|(values, value)| sample(metric, values, value))
-        .collect();
+    let samples = samples.into_iter().map(|(values, value)| sample(metric, values, value)).collect();
     family.set_metric(samples);
     family
 }
@@ -271,10 +224,7 @@ fn sample<L: Into<String>>(metric: &Metric, values: Vec<L>, value: u64) -> Sampl
     });
     let mut sample = Sample::from_label(labels.collect());
     // The format has only floating point numbers: exact up to 2^53.
-    #[allow(
-        clippy::cast_precision_loss,
-        reason = "what Prometheus stores is a float anyway"
-    )]
+    #[allow(clippy::cast_precision_loss, reason = "what Prometheus stores is a float anyway")]
     let value = value as f64;
     if metric.kind == Kind::Counter {
         let mut counter = Counter::default();

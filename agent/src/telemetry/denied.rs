@@ -74,13 +74,7 @@ impl DeniedSeries {
         }
         // Whether such a packet was an attempt is not known; attempts may be too high, never too low.
         let lost = self.unlabelled.update(unlabelled);
-        self.series.insert(
-            DeniedLabels::unlabelled(),
-            DeniedCount {
-                packets: lost,
-                attempts: lost,
-            },
-        );
+        self.series.insert(DeniedLabels::unlabelled(), DeniedCount { packets: lost, attempts: lost });
         // A counter that is missing from one reading may be back in the next, so it is not forgotten at once; those
         // of services that are long gone are, before they fill the memory.
         if self.last.len() > 4 * MAX_SERIES {
@@ -97,10 +91,7 @@ impl DeniedSeries {
                 folded
             } else {
                 // The last resort, apart from what the kernel could not label: that one is set, not added to.
-                DeniedLabels {
-                    reason: labels.reason,
-                    ..DeniedLabels::unlabelled()
-                }
+                DeniedLabels { reason: labels.reason, ..DeniedLabels::unlabelled() }
             }
         };
         self.series.entry(labels).or_default()

@@ -35,9 +35,7 @@ impl DeniedLabels {
     /// The labels of a counter.
     #[must_use]
     pub fn new(key: &DeniedKey, state: &AgentState) -> Self {
-        let project = state
-            .identity_names(key.subject)
-            .map_or(NONE, |(instance, _)| instance);
+        let project = state.identity_names(key.subject).map_or(NONE, |(instance, _)| instance);
         Self {
             policy: policy(key.policy, state),
             project: project.to_owned(),

@@ -48,15 +48,12 @@ impl LoggingError {
 /// Sets up logging for the process, `log` records of libraries included. `level` wins over `RUST_LOG`; without
 /// either it is `info`.
 pub fn init(format: LogFormat, level: Option<&str>) -> Result<(), LoggingError> {
-    let level = level
-        .map(str::to_owned)
-        .or_else(|| env::var("RUST_LOG").ok().filter(|level| !level.is_empty()));
+    let level =
+        level.map(str::to_owned).or_else(|| env::var("RUST_LOG").ok().filter(|level| !level.is_empty()));
     let level = level.unwrap_or_else(|| "info".to_owned());
     let filter = EnvFilter::try_new(&level).map_err(|source| LoggingError::Level { level, source })?;
     // Setting a subscriber also bridges the `log` crate to it.
-    tracing_subscriber::registry()
-        .with(output(format).with_filter(filter))
-        .try_init()?;
+    tracing_subscriber::registry().with(output(format).with_filter(filter)).try_init()?;
     Ok(())
 }
 
@@ -77,19 +74,11 @@ fn output(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
 }
 
 fn text(colour: bool) -> Box<dyn Layer<Registry> + Send + Sync> {
-    fmt::layer()
-        .with_writer(io::stderr)
-        .with_ansi(colour)
-        .with_target(false)
-        .boxed()
+    fmt::layer().with_writer(io::stderr).with_ansi(colour).with_target(false).boxed()
 }
 
 fn json() -> Box<dyn Layer<Registry> + Send + Sync> {
-    fmt::layer()
-        .json()
-        .flatten_event(true)
-        .with_writer(io::stderr)
-        .boxed()
+    fmt::layer().json().flatten_event(true).with_writer(io::stderr).boxed()
 }
 
 /// Whether standard error is the journal: systemd says which device and inode it connected to it, and a shell may

@@ -31,34 +31,15 @@ pub struct Metric {
 }
 
 /// The labels of denials.
-pub const DENIED_LABELS: [&str; 9] = [
-    "policy",
-    "project",
-    "source",
-    "destination",
-    "port",
-    "protocol",
-    "reason",
-    "severity",
-    "verdict",
-];
+pub const DENIED_LABELS: [&str; 9] =
+    ["policy", "project", "source", "destination", "port", "protocol", "reason", "severity", "verdict"];
 
 const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
-    Metric {
-        name,
-        kind: Kind::Counter,
-        help,
-        labels,
-    }
+    Metric { name, kind: Kind::Counter, help, labels }
 }
 
 const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
-    Metric {
-        name,
-        kind: Kind::Gauge,
-        help,
-        labels,
-    }
+    Metric { name, kind: Kind::Gauge, help, labels }
 }
 
 pub const DENIED_ATTEMPTS: Metric = counter(
@@ -91,26 +72,16 @@ pub const EVENTS_SUPPRESSED: Metric = counter(
     &[],
     "Denied packets without an event of their own, because one was made shortly before.",
 );
-pub const ENDPOINTS: Metric = gauge(
-    "portcullis_endpoints",
-    &["state"],
-    "Container network interfaces on watched bridges.",
-);
+pub const ENDPOINTS: Metric =
+    gauge("portcullis_endpoints", &["state"], "Container network interfaces on watched bridges.");
 pub const POLICY_INFO: Metric = gauge(
     "portcullis_policy_info",
     &["policy", "mode", "profile", "revision"],
     "Policies in force, always 1; the revision is that of the resolved entries.",
 );
-pub const MAP_ENTRIES: Metric = gauge(
-    "portcullis_map_entries",
-    &["map"],
-    "Entries in use in a kernel map.",
-);
-pub const MAP_CAPACITY: Metric = gauge(
-    "portcullis_map_capacity",
-    &["map"],
-    "Entries that a kernel map can hold.",
-);
+pub const MAP_ENTRIES: Metric = gauge("portcullis_map_entries", &["map"], "Entries in use in a kernel map.");
+pub const MAP_CAPACITY: Metric =
+    gauge("portcullis_map_capacity", &["map"], "Entries that a kernel map can hold.");
 pub const RELOAD_SUCCESSFUL: Metric = gauge(
     "portcullis_config_last_reload_successful",
     &[],
@@ -138,21 +109,14 @@ pub const INVENTORY_CONNECTED: Metric = gauge(
     &["source"],
     "Whether the source of containers can be reached; if not, what was known last stays enforced.",
 );
-pub const READY: Metric = gauge(
-    "portcullis_ready",
-    &[],
-    "Whether everything that was found is enforced.",
-);
+pub const READY: Metric = gauge("portcullis_ready", &[], "Whether everything that was found is enforced.");
 pub const SCRAPE_ERRORS: Metric = counter(
     "portcullis_scrape_errors_total",
     &[],
     "Scrapes at which the kernel's counters could not be read and stood still.",
 );
-pub const BUILD_INFO: Metric = gauge(
-    "portcullis_build_info",
-    &["version", "revision"],
-    "The running build, always 1.",
-);
+pub const BUILD_INFO: Metric =
+    gauge("portcullis_build_info", &["version", "revision"], "The running build, always 1.");
 
 /// Every metric, in the order of the documentation.
 pub const ALL: [Metric; 18] = [

@@ -48,9 +48,7 @@ impl ListenError {
 
 /// Binds the address.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| ListenError { address, source })
+    TcpListener::bind(address).await.map_err(|source| ListenError { address, source })
 }
 
 #[derive(Clone)]

@@ -31,11 +31,7 @@ impl Rig {
         let counters = Arc::new(MemoryCounters::default());
         let (state, receiver) = watch::channel(Arc::new(state));
         let telemetry = Arc::new(Telemetry::new(receiver, Arc::clone(&counters) as _).unwrap());
-        Self {
-            counters,
-            state,
-            telemetry,
-        }
+        Self { counters, state, telemetry }
     }
 
     /// Every sample by its series.
@@ -59,34 +55,15 @@ fn attempts(labels: &str) -> String {
 #[test]
 fn a_denial_is_counted_under_its_names() {
     let rig = Rig::new(fixture::state());
-    assert_eq!(
-        rig.scrape()[&attempts(MAILPIT_TO_TRUST)],
-        0.0,
-        "the series is there before the first denial"
-    );
+    assert_eq!(rig.scrape()[&attempts(MAILPIT_TO_TRUST)], 0.0, "the series is there before the first denial");
     rig.counters.set(fixture::reading());
     let scrape = rig.scrape();
     assert_eq!(scrape[&attempts(MAILPIT_TO_TRUST)], 7.0);
-    assert_eq!(
-        scrape[&format!("portcullis_denied_packets_total{MAILPIT_TO_TRUST}")],
-        21.0
-    );
-    assert_eq!(
-        scrape[r#"portcullis_forwarded_packets_total{hook="to_endpoint"}"#],
-        1000.0
-    );
-    assert_eq!(
-        scrape[r#"portcullis_forwarded_packets_total{hook="from_endpoint"}"#],
-        1010.0
-    );
-    assert_eq!(
-        scrape[r#"portcullis_dropped_packets_total{hook="to_endpoint"}"#],
-        21.0
-    );
-    assert_eq!(
-        scrape["portcullis_events_lost_total"], 3.0,
-        "of the kernel and of the agent"
-    );
+    assert_eq!(scrape[&format!("portcullis_denied_packets_total{MAILPIT_TO_TRUST}")], 21.0);
+    assert_eq!(scrape[r#"portcullis_forwarded_packets_total{hook="to_endpoint"}"#], 1000.0);
+    assert_eq!(scrape[r#"portcullis_forwarded_packets_total{hook="from_endpoint"}"#], 1010.0);
+    assert_eq!(scrape[r#"portcullis_dropped_packets_total{hook="to_endpoint"}"#], 21.0);
+    assert_eq!(scrape["portcullis_events_lost_total"], 3.0, "of the kernel and of the agent");
     assert_eq!(scrape["portcullis_events_suppressed_total"], 14.0);
     assert_eq!(scrape[r#"portcullis_map_capacity{map="DENIED"}"#], 16384.0);
     let again = rig.scrape();
@@ -109,27 +86,17 @@ fn the_state_is_exported() {
         (r#"portcullis_endpoints{state="observed"}"#, 1.0),
         (r#"portcullis_endpoints{state="pending"}"#, 1.0),
         (r#"portcullis_endpoints{state="unmanaged"}"#, 1.0),
-        (
-            r#"portcullis_policy_info{policy="qerds",mode="enforce",profile="production",revision="12"}"#,
-            1.0,
-        ),
+        (r#"portcullis_policy_info{policy="qerds",mode="enforce",profile="production",revision="12"}"#, 1.0),
         (r#"portcullis_inventory_connected{source="docker"}"#, 1.0),
         ("portcullis_config_last_reload_successful", 1.0),
-        (
-            "portcullis_config_last_reload_success_timestamp_seconds",
-            fixture::STARTED_AT as f64,
-        ),
+        ("portcullis_config_last_reload_success_timestamp_seconds", fixture::STARTED_AT as f64),
         ("portcullis_policy_apply_seconds_count", 1.0),
         (r#"portcullis_enforce_delay_seconds_bucket{le="0.05"}"#, 1.0),
         ("portcullis_ready", 1.0),
     ] {
         assert_eq!(scrape.get(series), Some(&value), "{series}");
     }
-    assert!(
-        scrape
-            .keys()
-            .any(|series| series.starts_with("portcullis_build_info{version="))
-    );
+    assert!(scrape.keys().any(|series| series.starts_with("portcullis_build_info{version=")));
     assert!(scrape.contains_key("process_open_fds"));
 }
 
@@ -147,14 +114,8 @@ fn labels_come_from_closed_sets() {
     assert_eq!(party(9_999), "unknown");
 
     let mut named = fixture::state();
-    Arc::make_mut(&mut named.names)
-        .identities
-        .insert(300, ("qerds".to_owned(), "unmanaged".to_owned()));
-    assert_eq!(
-        labels::party(300, "qerds", &named),
-        "qerds/unmanaged",
-        "a service cannot pose as a kind"
-    );
+    Arc::make_mut(&mut named.names).identities.insert(300, ("qerds".to_owned(), "unmanaged".to_owned()));
+    assert_eq!(labels::party(300, "qerds", &named), "qerds/unmanaged", "a service cannot pose as a kind");
 
     assert_eq!(labels::port(0, 0), "other");
     assert_eq!(labels::port(0, 65_535), "any");
@@ -167,10 +128,7 @@ fn labels_come_from_closed_sets() {
     assert_eq!(labels::protocol(58, 13), "icmp");
     assert_eq!(labels::protocol(47, 3), "other");
     assert_eq!(labels::protocol(0, DropReason::SpoofedSource as u8), "arp");
-    assert_eq!(
-        labels::protocol(0, DropReason::UnsupportedProtocol as u8),
-        "other"
-    );
+    assert_eq!(labels::protocol(0, DropReason::UnsupportedProtocol as u8), "other");
 
     assert_eq!(labels::policy(0, &state), "none");
     assert_eq!(labels::policy(2, &state), "shop");
@@ -183,14 +141,9 @@ fn counters_with_the_same_labels_are_summed() {
     let (mut world, mut class) = (fixture::denied_key(), fixture::denied_key());
     world.source = WORLD;
     class.source = 0x8000_0001;
-    let count = |attempts| DeniedCount {
-        packets: attempts,
-        attempts,
-    };
-    rig.counters.set(CounterReading {
-        denied: vec![(world, count(2)), (class, count(3))],
-        ..Default::default()
-    });
+    let count = |attempts| DeniedCount { packets: attempts, attempts };
+    rig.counters
+        .set(CounterReading { denied: vec![(world, count(2)), (class, count(3))], ..Default::default() });
     let series = attempts(&MAILPIT_TO_TRUST.replace("mailpit", "world"));
     assert_eq!(rig.scrape()[&series], 5.0);
 }
@@ -222,14 +175,8 @@ fn every_reason_of_a_service_starts_at_zero_with_its_severity_and_verdict() {
             assert_eq!(scrape.get(&series), Some(&0.0), "{series}");
         }
     }
-    for (source, reason) in [
-        ("world", "not_exposed"),
-        ("host", "host_denied"),
-        ("unmanaged", "no_rule"),
-    ] {
-        let series = MAILPIT_TO_TRUST
-            .replace("mailpit", source)
-            .replace("no_rule", reason);
+    for (source, reason) in [("world", "not_exposed"), ("host", "host_denied"), ("unmanaged", "no_rule")] {
+        let series = MAILPIT_TO_TRUST.replace("mailpit", source).replace("no_rule", reason);
         assert_eq!(scrape.get(&attempts(&series)), Some(&0.0), "{series}");
     }
 }
@@ -302,10 +249,7 @@ fn counters_that_cannot_be_read_stand_still() {
     struct Broken;
     impl CounterSource for Broken {
         fn read(&self) -> Result<CounterReading, CounterError> {
-            Err(CounterError {
-                map: "DENIED",
-                source: "gone".into(),
-            })
+            Err(CounterError { map: "DENIED", source: "gone".into() })
         }
     }
     let (_state, receiver) = watch::channel(Arc::new(fixture::state()));
@@ -321,30 +265,14 @@ fn every_metric_has_help_and_type_and_is_listed() {
     rig.counters.set(fixture::reading());
     let text = rig.telemetry.encode().unwrap();
     for metric in names::ALL {
-        assert!(
-            text.contains(&format!("# HELP {} {}", metric.name, metric.help)),
-            "{}",
-            metric.name
-        );
-        assert!(
-            text.contains(&format!("# TYPE {} {}", metric.name, metric.kind.name())),
-            "{}",
-            metric.name
-        );
-        assert_eq!(
-            metric.name.ends_with("_total"),
-            metric.kind == names::Kind::Counter,
-            "{}",
-            metric.name
-        );
+        assert!(text.contains(&format!("# HELP {} {}", metric.name, metric.help)), "{}", metric.name);
+        assert!(text.contains(&format!("# TYPE {} {}", metric.name, metric.kind.name())), "{}", metric.name);
+        assert_eq!(metric.name.ends_with("_total"), metric.kind == names::Kind::Counter, "{}", metric.name);
         assert!(metric.help.ends_with('.'), "{}", metric.name);
     }
     for line in text.lines().filter(|line| line.starts_with("# TYPE portcullis_")) {
         let name = line.split(' ').nth(2).unwrap();
-        assert!(
-            names::ALL.iter().any(|metric| metric.name == name),
-            "{name} is not in names.rs"
-        );
+        assert!(names::ALL.iter().any(|metric| metric.name == name), "{name} is not in names.rs");
     }
 }
 
@@ -353,10 +281,7 @@ fn no_label_holds_an_address() {
     let rig = Rig::new(fixture::state());
     rig.counters.set(fixture::reading());
     let text = rig.telemetry.encode().unwrap();
-    assert!(
-        !text.contains("172.18.") && !text.contains("qerds-trust-1") && !text.contains("veth"),
-        "{text}"
-    );
+    assert!(!text.contains("172.18.") && !text.contains("qerds-trust-1") && !text.contains("veth"), "{text}");
 }
 
 #[test]

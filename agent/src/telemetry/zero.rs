@@ -21,39 +21,13 @@ type Ports = BTreeSet<(u8, u16, u16)>;
 /// allows, the very series of the denials to expect: every service of the same instance, unmanaged containers, the
 /// host and the world, to every port the policy names, and each service to the host, the world and unmanaged ones.
 pub(super) fn zero_series(state: &AgentState) -> impl Iterator<Item = DeniedLabels> {
-    let subjects = move || {
-        state
-            .entries
-            .subjects
-            .iter()
-            .map(|(&identity, subject)| (identity, subject))
-    };
+    let subjects = move || state.entries.subjects.iter().map(|(&identity, subject)| (identity, subject));
     let reasons = subjects().flat_map(move |(identity, subject)| {
-        DropReason::ALL.into_iter().map(move |reason| {
-            Series {
-                state,
-                identity,
-                subject,
-            }
-            .for_reason(reason)
-        })
+        DropReason::ALL.into_iter().map(move |reason| Series { state, identity, subject }.for_reason(reason))
     });
-    let ingress = subjects().flat_map(move |(identity, subject)| {
-        Series {
-            state,
-            identity,
-            subject,
-        }
-        .ingress()
-    });
-    let egress = subjects().flat_map(move |(identity, subject)| {
-        Series {
-            state,
-            identity,
-            subject,
-        }
-        .egress()
-    });
+    let ingress =
+        subjects().flat_map(move |(identity, subject)| Series { state, identity, subject }.ingress());
+    let egress = subjects().flat_map(move |(identity, subject)| Series { state, identity, subject }.egress());
     reasons.chain(ingress).chain(egress)
 }
 
@@ -67,9 +41,7 @@ struct Series<'a> {
 
 impl Series<'_> {
     fn project(&self) -> &str {
-        self.state
-            .identity_names(self.identity)
-            .map_or(labels::NONE, |(instance, _)| instance)
+        self.state.identity_names(self.identity).map_or(labels::NONE, |(instance, _)| instance)
     }
 
     fn for_reason(self, reason: DropReason) -> DeniedLabels {
@@ -130,20 +102,11 @@ impl Series<'_> {
         let mut sources: Vec<(u32, DropReason)> = subjects
             .iter()
             .filter(|&(&identity, _)| {
-                self.state
-                    .identity_names(identity)
-                    .is_some_and(|(instance, _)| instance == self.project())
+                self.state.identity_names(identity).is_some_and(|(instance, _)| instance == self.project())
             })
             .map(|(&identity, source)| {
                 let gone = source.flags & OUT_OF_PROFILE != 0;
-                (
-                    identity,
-                    if gone {
-                        DropReason::NotInProfile
-                    } else {
-                        reason(DropReason::NoRule)
-                    },
-                )
+                (identity, if gone { DropReason::NotInProfile } else { reason(DropReason::NoRule) })
             })
             .collect();
         sources.push((UNMANAGED, reason(DropReason::NoRule)));

@@ -21,10 +21,7 @@ fn an_event_comes_out_as_it_went_in() {
 fn a_wrong_length_is_an_error() {
     let bytes = fixture::bytes(&fixture::event());
     for length in [0, 1, bytes.len() - 1] {
-        assert_eq!(
-            decode(&bytes[..length]),
-            Err(DecodeError::Length { actual: length })
-        );
+        assert_eq!(decode(&bytes[..length]), Err(DecodeError::Length { actual: length }));
     }
     let long = [bytes, vec![0]].concat();
     assert_eq!(decode(&long), Err(DecodeError::Length { actual: 97 }));

@@ -43,38 +43,22 @@ fn a_full_queue_counts_losses_and_the_ring_keeps_everything() {
     assert_eq!((records.len(), next), (5, 10));
     assert_eq!(recent.since(8).0.len(), 2);
     assert_eq!(recent.since(10).0.len(), 0);
-    assert_eq!(
-        recent.since(1_000).0.len(),
-        5,
-        "a number from before a restart starts over"
-    );
+    assert_eq!(recent.since(1_000).0.len(), 5, "a number from before a restart starts over");
 
     permit.send(Ok(())).unwrap();
     permit.send(Err(io::ErrorKind::StorageFull.into())).unwrap();
     permit.send(Ok(())).unwrap();
-    let lost = pipeline
-        .queue
-        .as_ref()
-        .map(|queue| Arc::clone(&queue.lost))
-        .unwrap();
+    let lost = pipeline.queue.as_ref().map(|queue| Arc::clone(&queue.lost)).unwrap();
     drop(pipeline);
     thread.join().unwrap();
-    assert_eq!(
-        lost.load(Ordering::Relaxed),
-        8,
-        "what the sink did not take is lost too"
-    );
+    assert_eq!(lost.load(Ordering::Relaxed), 8, "what the sink did not take is lost too");
 }
 
 #[test]
 fn nonsense_is_refused_without_a_trace() {
     let recent = Arc::new(Recent::default());
     let pipeline = EventPipeline::new(Arc::clone(&recent), None);
-    assert!(
-        pipeline
-            .handle(&[1, 2, 3], &fixture::state(), CLOCK_OFFSET)
-            .is_err()
-    );
+    assert!(pipeline.handle(&[1, 2, 3], &fixture::state(), CLOCK_OFFSET).is_err());
     assert_eq!(recent.since(0).1, 0);
     assert_eq!(pipeline.lost(), 0);
 }

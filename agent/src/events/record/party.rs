@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use agent_common::{
     event::DeniedEvent,
     identity::{FIRST_ADDRESS_CLASS, HOST, UNKNOWN, UNMANAGED, WORLD},
-    packet::{ETHERTYPE_IPV6, PROTOCOL_TCP, PROTOCOL_UDP},
+    packet::{Address, ETHERTYPE_IPV6, PROTOCOL_TCP, PROTOCOL_UDP},
 };
 use serde::{Deserialize, Serialize};
 
@@ -65,11 +65,7 @@ impl PartyRecord {
     }
 
     fn new(state: &AgentState, side: &Side) -> Self {
-        let mut party = Self {
-            address: side.address,
-            port: side.port,
-            ..Self::default()
-        };
+        let mut party = Self { address: side.address, port: side.port, ..Self::default() };
         party.kind = match side.identity {
             UNKNOWN => "unknown",
             HOST => "host",
@@ -138,21 +134,19 @@ impl PartyRecord {
     }
 
     fn name(&self) -> &str {
-        self.service
-            .as_deref()
-            .or(self.container.as_deref())
-            .unwrap_or(&self.kind)
+        self.service.as_deref().or(self.container.as_deref()).unwrap_or(&self.kind)
     }
 }
 
 /// An address that was in the frame: no IPv4 address is all zeros in its 16-byte form, and `::` (duplicate address
 /// detection) never stands on both sides.
-fn address(event: &DeniedEvent, bytes: &[u8; 16]) -> Option<IpAddr> {
-    let nothing = event.source_address == [0; 16] && event.destination_address == [0; 16];
-    if *bytes == [0; 16] && (nothing || event.ethertype != ETHERTYPE_IPV6) {
+fn address(event: &DeniedEvent, address: &Address) -> Option<IpAddr> {
+    let nothing =
+        event.source_address == Address::UNSPECIFIED && event.destination_address == Address::UNSPECIFIED;
+    if *address == Address::UNSPECIFIED && (nothing || event.ethertype != ETHERTYPE_IPV6) {
         return None;
     }
-    Some(Ipv6Addr::from(*bytes).to_canonical())
+    Some(Ipv6Addr::from(address.bytes()).to_canonical())
 }
 
 fn port(event: &DeniedEvent, number: u16) -> Option<u16> {

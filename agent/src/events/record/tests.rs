@@ -14,11 +14,7 @@ use crate::{
 };
 
 fn record(event: &DeniedEvent) -> Record {
-    Record::new(
-        &decode(&fixture::bytes(event)).unwrap(),
-        &fixture::state(),
-        CLOCK_OFFSET,
-    )
+    Record::new(&decode(&fixture::bytes(event)).unwrap(), &fixture::state(), CLOCK_OFFSET)
 }
 
 fn value(event: &DeniedEvent) -> Value {
@@ -48,10 +44,7 @@ fn the_example_of_the_contract() {
     assert_eq!(value(&fixture::event()), example());
     let line = serde_json::to_string(&record(&fixture::event())).unwrap();
     assert!(line.starts_with(r#"{"time":"2026-11-22T10:15:04.113Z","verdict":"dropped","reason":"no_rule""#));
-    assert_eq!(
-        serde_json::from_str::<Record>(&line).unwrap(),
-        record(&fixture::event())
-    );
+    assert_eq!(serde_json::from_str::<Record>(&line).unwrap(), record(&fixture::event()));
 }
 
 #[test]
@@ -100,10 +93,7 @@ fn outside_parties_have_no_container_even_if_nat_lends_them_an_address() {
         let mut event = fixture::event();
         event.source = identity;
         event.source_port_ifindex = 0;
-        assert_eq!(
-            value(&event)["source"],
-            json!({"kind": kind, "address": "172.18.0.7", "port": 40112})
-        );
+        assert_eq!(value(&event)["source"], json!({"kind": kind, "address": "172.18.0.7", "port": 40112}));
     }
 }
 
@@ -111,7 +101,7 @@ fn outside_parties_have_no_container_even_if_nat_lends_them_an_address() {
 fn an_unmanaged_container_is_found_by_its_port_or_address() {
     let mut event = fixture::event();
     event.source = UNMANAGED;
-    event.source_address = agent_common::packet::from_ipv4([172, 18, 0, 9]);
+    event.source_address = agent_common::packet::Address::from_ipv4([172, 18, 0, 9]);
     event.source_port_ifindex = 0;
     let by_address = value(&event)["source"].clone();
     event.source_port_ifindex = 11;
@@ -146,14 +136,14 @@ fn protocols_and_what_they_leave_out() {
     let mut arp = fixture::event();
     arp.ethertype = ETHERTYPE_ARP;
     arp.protocol = 0;
-    arp.source_address = [0; 16];
-    arp.destination_address = [0; 16];
+    arp.source_address = agent_common::packet::Address::UNSPECIFIED;
+    arp.destination_address = agent_common::packet::Address::UNSPECIFIED;
     assert_eq!(value(&arp)["protocol"], "arp");
     assert_eq!(value(&arp)["source"].get("address"), None);
 
     let mut detection = fixture::event();
     detection.ethertype = ETHERTYPE_IPV6;
-    detection.source_address = [0; 16];
+    detection.source_address = agent_common::packet::Address::UNSPECIFIED;
     assert_eq!(value(&detection)["source"]["address"], "::");
 }
 
@@ -176,9 +166,5 @@ fn flags_observed_and_unknown_interfaces() {
 fn a_label_cannot_write_to_the_terminal() {
     let mut record = record(&fixture::event());
     record.source.service = Some("mail\u{1b}[2Jpit\n10:15:05 forged".to_owned());
-    assert!(
-        record
-            .line()
-            .contains("mail\u{fffd}[2Jpit\u{fffd}10:15:05 forged")
-    );
+    assert!(record.line().contains("mail\u{fffd}[2Jpit\u{fffd}10:15:05 forged"));
 }

@@ -9,21 +9,14 @@ use crate::{
 };
 
 fn record() -> Record {
-    Record::new(
-        &decode(&fixture::bytes(&fixture::event())).unwrap(),
-        &fixture::state(),
-        CLOCK_OFFSET,
-    )
+    Record::new(&decode(&fixture::bytes(&fixture::event())).unwrap(), &fixture::state(), CLOCK_OFFSET)
 }
 
 #[test]
 fn targets() {
     assert_eq!("-".parse(), Ok(Target::Stdout));
     assert_eq!("journald".parse(), Ok(Target::Journald));
-    assert_eq!(
-        "/var/log/denied.jsonl".parse(),
-        Ok(Target::File(PathBuf::from("/var/log/denied.jsonl")))
-    );
+    assert_eq!("/var/log/denied.jsonl".parse(), Ok(Target::File(PathBuf::from("/var/log/denied.jsonl"))));
     assert_eq!("".parse::<Target>(), Err(EmptyTarget));
 }
 
@@ -41,10 +34,7 @@ fn a_file_is_appended_to_and_opened_again_after_rotation() {
 
     assert_eq!(fs::read_to_string(&rotated).unwrap().lines().count(), 2);
     let text = fs::read_to_string(&path).unwrap();
-    let records: Vec<Record> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let records: Vec<Record> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(records, [record(), record()]);
 }
 
@@ -60,14 +50,7 @@ fn a_file_that_cannot_be_opened_is_an_error_at_once_and_tried_again_later() {
     assert!(sink.write(&record()).is_err());
     fs::create_dir(path.parent().unwrap()).unwrap();
     sink.write(&record()).unwrap();
-    assert_eq!(
-        fs::read_to_string(&path)
-            .unwrap()
-            .lines()
-            .filter(|line| !line.is_empty())
-            .count(),
-        1
-    );
+    assert_eq!(fs::read_to_string(&path).unwrap().lines().filter(|line| !line.is_empty()).count(), 1);
 }
 
 #[test]

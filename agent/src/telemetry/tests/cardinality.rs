@@ -19,15 +19,7 @@ const SERVICES: u32 = 10_000;
 const PORTS: u16 = 5;
 
 fn crowd() -> AgentState {
-    let name = |identity| {
-        (
-            identity,
-            (
-                format!("project-{}", identity % 500),
-                format!("service-{identity}"),
-            ),
-        )
-    };
+    let name = |identity| (identity, (format!("project-{}", identity % 500), format!("service-{identity}")));
     let subject = Subject {
         policy: 1,
         mode: Mode::Enforce as u8,
@@ -59,15 +51,7 @@ fn denied() -> Vec<(DeniedKey, DeniedCount)> {
     };
     (256..256 + SERVICES)
         .flat_map(|identity| {
-            (1..=PORTS).map(move |port| {
-                (
-                    key(identity, port),
-                    DeniedCount {
-                        packets: 3,
-                        attempts: 1,
-                    },
-                )
-            })
+            (1..=PORTS).map(move |port| (key(identity, port), DeniedCount { packets: 3, attempts: 1 }))
         })
         .collect()
 }
@@ -78,18 +62,12 @@ fn ten_thousand_services_make_a_bounded_number_of_series() {
     let started = Instant::now();
     let zero = rig.scrape();
     let count = |scrape: &BTreeMap<String, f64>| {
-        scrape
-            .keys()
-            .filter(|series| series.starts_with("portcullis_denied_connection"))
-            .count()
+        scrape.keys().filter(|series| series.starts_with("portcullis_denied_connection")).count()
     };
     assert!(count(&zero) <= MAX_ZERO_SERIES + 1, "{}", count(&zero));
 
     for _ in 0..2 {
-        rig.counters.set(CounterReading {
-            denied: denied(),
-            ..CounterReading::default()
-        });
+        rig.counters.set(CounterReading { denied: denied(), ..CounterReading::default() });
         let scrape = rig.scrape();
         assert!(count(&scrape) <= MAX_SERIES, "{}", count(&scrape));
         let total: f64 = scrape
@@ -97,11 +75,7 @@ fn ten_thousand_services_make_a_bounded_number_of_series() {
             .filter(|(series, _)| series.starts_with("portcullis_denied_connection"))
             .map(|(_, value)| value)
             .sum();
-        assert_eq!(
-            total,
-            f64::from(SERVICES) * f64::from(PORTS),
-            "nothing goes uncounted"
-        );
+        assert_eq!(total, f64::from(SERVICES) * f64::from(PORTS), "nothing goes uncounted");
     }
     assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
 }
@@ -111,25 +85,14 @@ fn even_hostile_policy_numbers_stay_within_the_bound() {
     let mut series = DeniedSeries::default();
     let state = AgentState {
         names: Arc::new(Names {
-            policies: (1..=u16::MAX)
-                .map(|number| (number, format!("policy-{number}")))
-                .collect(),
+            policies: (1..=u16::MAX).map(|number| (number, format!("policy-{number}"))).collect(),
             ..Names::default()
         }),
         ..AgentState::default()
     };
     let denied: Vec<_> = (1..=u16::MAX)
         .map(|policy| {
-            (
-                DeniedKey {
-                    policy,
-                    ..fixture::denied_key()
-                },
-                DeniedCount {
-                    packets: 1,
-                    attempts: 1,
-                },
-            )
+            (DeniedKey { policy, ..fixture::denied_key() }, DeniedCount { packets: 1, attempts: 1 })
         })
         .collect();
     series.update(&denied, 5, &state);

@@ -10,18 +10,8 @@ const END: &str = "<!-- end of generated part -->\n";
 
 fn table() -> String {
     let mut text = "\n| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
-    for Metric {
-        name,
-        kind,
-        help,
-        labels,
-    } in ALL
-    {
-        let labels = labels
-            .iter()
-            .map(|label| format!("`{label}`"))
-            .collect::<Vec<_>>()
-            .join(", ");
+    for Metric { name, kind, help, labels } in ALL {
+        let labels = labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
         writeln!(text, "| `{name}` | {} | {labels} | {help} |", kind.name()).unwrap();
     }
     text.push('\n');
@@ -39,10 +29,7 @@ fn the_list_of_metrics_is_current() {
         fs::write(&path, current).unwrap();
         return;
     }
-    assert_eq!(
-        text, current,
-        "docs/metrics.md is out of date: UPDATE_DOCS=1 cargo test -p portcullis docs"
-    );
+    assert_eq!(text, current, "docs/metrics.md is out of date: UPDATE_DOCS=1 cargo test -p portcullis docs");
 }
 
 #[test]
@@ -50,10 +37,6 @@ fn the_documentation_names_every_reason() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
     let text = fs::read_to_string(path).unwrap();
     for reason in agent_common::verdict::DropReason::ALL {
-        assert!(
-            text.contains(&format!("| {} | `{}` |", reason as u8, reason.name())),
-            "{}",
-            reason.name()
-        );
+        assert!(text.contains(&format!("| {} | `{}` |", reason as u8, reason.name())), "{}", reason.name());
     }
 }

@@ -36,10 +36,7 @@ async fn get(address: SocketAddr, path: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    timeout(Duration::from_secs(10), stream.read_to_string(&mut answer))
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(Duration::from_secs(10), stream.read_to_string(&mut answer)).await.unwrap().unwrap();
     answer
 }
 
@@ -51,11 +48,7 @@ async fn endpoints_answer() {
 
     let metrics = get(server.address, "/metrics").await;
     assert!(metrics.starts_with("HTTP/1.1 200"), "{metrics}");
-    assert!(
-        metrics
-            .to_lowercase()
-            .contains("content-type: text/plain; version=0.0.4\r\n")
-    );
+    assert!(metrics.to_lowercase().contains("content-type: text/plain; version=0.0.4\r\n"));
     assert!(metrics.contains(&format!("{} 7\n", attempts(MAILPIT_TO_TRUST))));
 
     assert!(get(server.address, "/healthz").await.ends_with("\r\n\r\nok\n"));
@@ -66,10 +59,7 @@ async fn endpoints_answer() {
     assert!(get(server.address, "/secret").await.starts_with("HTTP/1.1 404"));
 
     server.stop.send(()).unwrap();
-    timeout(Duration::from_secs(10), server.task)
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(Duration::from_secs(10), server.task).await.unwrap().unwrap();
     assert!(TcpStream::connect(server.address).await.is_err());
 }
 
@@ -78,27 +68,18 @@ async fn ready_only_when_everything_is_enforced() {
     let rig = Rig::new(AgentState::default());
     let server = serve(&rig, Limits::default()).await;
     let answer = get(server.address, "/readyz").await;
-    assert!(
-        answer.starts_with("HTTP/1.1 503") && answer.ends_with("not ready: starting\n"),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("not ready: starting\n"), "{answer}");
 
     let mut state = fixture::state();
     state.ready = false;
     state.ports.get_mut(&9).unwrap().ready = false;
     rig.state.send_replace(Arc::new(state));
     let answer = get(server.address, "/readyz").await;
-    assert!(
-        answer.ends_with("not ready: 1 of 3 ports are not enforced yet\n"),
-        "{answer}"
-    );
+    assert!(answer.ends_with("not ready: 1 of 3 ports are not enforced yet\n"), "{answer}");
 
     rig.state.send_replace(Arc::new(fixture::state()));
     let answer = get(server.address, "/readyz").await;
-    assert!(
-        answer.starts_with("HTTP/1.1 200") && answer.ends_with("ready\n"),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ready\n"), "{answer}");
 }
 
 #[tokio::test]
@@ -107,22 +88,13 @@ async fn a_taken_port_is_named() {
     let address = taken.local_addr().unwrap();
     let error = server::bind(address).await.unwrap_err();
     assert_eq!(error.to_string(), format!("cannot listen on `{address}`"));
-    assert!(
-        error
-            .hint()
-            .unwrap()
-            .contains(&format!("sport = :{}", address.port()))
-    );
+    assert!(error.hint().unwrap().contains(&format!("sport = :{}", address.port())));
 }
 
 #[tokio::test]
 async fn idle_connections_do_not_keep_others_out() {
     let rig = Rig::new(fixture::state());
-    let limits = Limits {
-        connections: 2,
-        header: Duration::from_millis(200),
-        ..Limits::default()
-    };
+    let limits = Limits { connections: 2, header: Duration::from_millis(200), ..Limits::default() };
     let server = serve(&rig, limits).await;
     let mut idle = Vec::new();
     for _ in 0..4 {
@@ -136,17 +108,11 @@ async fn idle_connections_do_not_keep_others_out() {
 #[tokio::test]
 async fn an_open_connection_does_not_hold_up_the_end() {
     let rig = Rig::new(fixture::state());
-    let limits = Limits {
-        drain: Duration::from_millis(200),
-        ..Limits::default()
-    };
+    let limits = Limits { drain: Duration::from_millis(200), ..Limits::default() };
     let server = serve(&rig, limits).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     server.stop.send(()).unwrap();
-    timeout(Duration::from_secs(3), server.task)
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(Duration::from_secs(3), server.task).await.unwrap().unwrap();
 }
