@@ -1,0 +1,1 @@
+//! Answers of real engines and what is read from them.

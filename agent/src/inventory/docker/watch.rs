@@ -1,0 +1,292 @@
+//! Keeps what is known of the engine current: a full list at every (re)connection and now and then, single
+//! containers and the networks on events. Whatever fails leaves the last good state in force.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval, sleep},
+};
+use tracing::{debug, info, warn};
+
+use super::{Client, DockerError, Event};
+use crate::inventory::{
+    containers::{Container, Containers, Network},
+    links::Moment,
+};
+
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+/// Events may get lost; then this long at most.
+const RELIST: Duration = Duration::from_secs(30);
+/// A stream of events that says nothing may belong to an engine that hangs.
+const PING: Duration = Duration::from_secs(5);
+/// One container whose inspection hangs must not hold up the others, nor should all be asked for at once.
+const INSPECTIONS: usize = 8;
+const INSPECTION_RETRY: Duration = Duration::from_secs(1);
+
+/// What the engine said last.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EngineState {
+    pub(crate) containers: Arc<Containers>,
+    pub(crate) connected: bool,
+    /// Whether everything was listed and inspected once.
+    pub(crate) complete: bool,
+    pub(crate) error: Option<String>,
+}
+
+/// Follows the engine at `url` until nobody listens. An id that arrives on `hints` is looked at again at once.
+pub(crate) async fn follow(
+    url: Option<String>,
+    origin: Instant,
+    sender: watch::Sender<EngineState>,
+    mut hints: mpsc::Receiver<String>,
+) {
+    let mut retry = FIRST_RETRY;
+    loop {
+        let error = tokio::select! {
+            error = session(url.as_deref(), origin, &sender, &mut hints) => error,
+            () = sender.closed() => return,
+        };
+        let was_connected = sender.borrow().connected;
+        let text = error.to_string();
+        if was_connected || sender.borrow().error.as_ref() != Some(&text) {
+            warn!(%error, "docker unreachable, the containers known last stay in force");
+        }
+        sender.send_modify(|state| {
+            state.connected = false;
+            state.error = Some(text);
+        });
+        if was_connected {
+            retry = FIRST_RETRY;
+        }
+        sleep(retry).await;
+        retry = (retry * 2).min(LAST_RETRY);
+    }
+}
+
+/// What a request came to.
+enum Outcome {
+    Listed(Moment, Result<(BTreeMap<String, Network>, BTreeSet<String>), DockerError>),
+    Networks(Moment, Result<BTreeMap<String, Network>, DockerError>),
+    Inspected(String, Result<Option<Container>, DockerError>),
+    RetryInspection(String),
+    Pinged(Result<(), DockerError>),
+}
+
+/// The requests of one connection, and what waits for its turn.
+struct Session<'a> {
+    client: Client,
+    origin: Instant,
+    sender: &'a watch::Sender<EngineState>,
+    containers: Containers,
+    requests: FuturesUnordered<BoxFuture<'static, Outcome>>,
+    inspecting: BTreeSet<String>,
+    /// Containers to inspect as soon as there is room; one of `inspecting` is then inspected once more, because
+    /// the answer under way may be older than the event.
+    waiting: BTreeSet<String>,
+    networks_requested: bool,
+    networks_dirty: bool,
+    /// Whether the first list of this connection has arrived.
+    listed: bool,
+    /// Whether each container of the first list was inspected.
+    complete: bool,
+}
+
+async fn session(
+    url: Option<&str>,
+    origin: Instant,
+    sender: &watch::Sender<EngineState>,
+    hints: &mut mpsc::Receiver<String>,
+) -> DockerError {
+    let client = match Client::connect(url).await {
+        Ok(client) => client,
+        Err(error) => return error,
+    };
+    let mut events = client.events().boxed();
+    let mut session = Session {
+        client,
+        origin,
+        sender,
+        containers: Containers::clone(&sender.borrow().containers),
+        requests: FuturesUnordered::new(),
+        inspecting: BTreeSet::new(),
+        waiting: BTreeSet::new(),
+        networks_requested: false,
+        networks_dirty: false,
+        listed: false,
+        complete: false,
+    };
+    let mut relist = interval(RELIST);
+    let mut ping = interval(PING);
+    for ticks in [&mut relist, &mut ping] {
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
+    loop {
+        let result = tokio::select! {
+            event = events.next() => match event {
+                Some(Ok(event)) => { session.note(event); Ok(()) }
+                Some(Err(error)) => Err(error),
+                None => Err(DockerError::EventsEnded),
+            },
+            Some(outcome) = session.requests.next() => session.settle(outcome),
+            Some(id) = hints.recv() => { session.note(Event::Container(id)); Ok(()) }
+            _ = relist.tick() => { session.list(); Ok(()) }
+            _ = ping.tick() => { session.ping(); Ok(()) }
+        };
+        if let Err(error) = result {
+            return error;
+        }
+        session.ask();
+    }
+}
+
+impl Session<'_> {
+    fn now(&self) -> Moment {
+        Moment(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Container(id) => {
+                self.waiting.insert(id);
+            }
+            Event::Networks => self.networks_dirty = true,
+            Event::Irrelevant => {}
+        }
+    }
+
+    fn list(&mut self) {
+        let (client, now) = (self.client.clone(), self.now());
+        self.requests.push(
+            async move {
+                let list = async { Ok((client.networks().await?, client.container_ids().await?)) };
+                Outcome::Listed(now, list.await)
+            }
+            .boxed(),
+        );
+    }
+
+    fn ping(&mut self) {
+        let client = self.client.clone();
+        self.requests.push(async move { Outcome::Pinged(client.ping().await) }.boxed());
+    }
+
+    /// Sends what waits, as far as there is room.
+    fn ask(&mut self) {
+        if self.networks_dirty && !self.networks_requested {
+            self.networks_dirty = false;
+            self.networks_requested = true;
+            let (client, now) = (self.client.clone(), self.now());
+            self.requests.push(async move { Outcome::Networks(now, client.networks().await) }.boxed());
+        }
+        while self.inspecting.len() < INSPECTIONS {
+            let Some(id) = self.waiting.iter().find(|id| !self.inspecting.contains(*id)).cloned() else { break };
+            self.waiting.remove(&id);
+            self.inspecting.insert(id.clone());
+            let client = self.client.clone();
+            self.requests.push(
+                async move {
+                    let result = client.container(&id).await;
+                    Outcome::Inspected(id, result)
+                }
+                .boxed(),
+            );
+        }
+    }
+
+    /// Takes in an answer and whatever else has arrived, then publishes once.
+    fn settle(&mut self, outcome: Outcome) -> Result<(), DockerError> {
+        let mut next = Some(outcome);
+        while let Some(outcome) = next {
+            self.take(outcome)?;
+            next = self.requests.next().now_or_never().flatten();
+        }
+        if self.listed && self.inspecting.is_empty() && self.waiting.is_empty() {
+            self.complete = true;
+        }
+        self.publish();
+        Ok(())
+    }
+
+    fn take(&mut self, outcome: Outcome) -> Result<(), DockerError> {
+        match outcome {
+            Outcome::Listed(now, result) => {
+                let (networks, ids) = result?;
+                self.take_networks(now, networks);
+                // What started after the list was made is in the events, and inspected for them.
+                self.containers
+                    .containers
+                    .retain(|id, _| ids.contains(id) || self.inspecting.contains(id) || self.waiting.contains(id));
+                self.waiting.extend(ids);
+                if !self.listed {
+                    self.listed = true;
+                    info!(containers = self.waiting.len(), "docker connected");
+                }
+            }
+            Outcome::Networks(now, result) => {
+                self.networks_requested = false;
+                self.take_networks(now, result?);
+            }
+            Outcome::Inspected(id, result) => {
+                self.inspecting.remove(&id);
+                match result {
+                    Ok(Some(container)) => {
+                        // A network that is newer than the last list of networks.
+                        self.networks_dirty |= container.attachments.iter().any(|attachment| {
+                            !attachment.network_id.is_empty()
+                                && !self.containers.networks.contains_key(&attachment.network_id)
+                        });
+                        if self.containers.containers.get(&id).is_none_or(|known| **known != container) {
+                            self.containers.containers.insert(id, Arc::new(container));
+                        }
+                    }
+                    Ok(None) => {
+                        self.containers.containers.remove(&id);
+                    }
+                    Err(error) => {
+                        debug!(container = %id, %error, "container not inspected, trying again");
+                        self.requests.push(sleep(INSPECTION_RETRY).map(|()| Outcome::RetryInspection(id)).boxed());
+                    }
+                }
+            }
+            Outcome::RetryInspection(id) => {
+                self.waiting.insert(id);
+            }
+            Outcome::Pinged(result) => result?,
+        }
+        Ok(())
+    }
+
+    fn take_networks(&mut self, now: Moment, networks: BTreeMap<String, Network>) {
+        // Answers may overtake one another.
+        if self.containers.networks_listed.is_none_or(|listed| listed < now) {
+            self.containers.networks = networks;
+            self.containers.networks_listed = Some(now);
+        }
+    }
+
+    fn publish(&self) {
+        self.sender.send_if_modified(|state| {
+            let complete = state.complete || self.complete;
+            let changed = *state.containers != self.containers
+                || state.connected != self.listed
+                || state.complete != complete
+                || (self.listed && state.error.is_some());
+            if changed {
+                state.containers = Arc::new(self.containers.clone());
+                state.connected = self.listed;
+                state.complete = complete;
+                if self.listed {
+                    state.error = None;
+                }
+            }
+            changed
+        });
+    }
+}

@@ -1,0 +1,1 @@
+//! Hand-made states and what they merge into.

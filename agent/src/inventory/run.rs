@@ -1,0 +1,323 @@
+//! The loop that holds the kernel's and the source's state together and publishes what they amount to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval, sleep},
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    Update,
+    containers::{Containers, NetworkMode},
+    docker::watch::EngineState,
+    file::FileState,
+    links::{Change, Links, Moment},
+    merge::{Known, merge},
+    netlink::{self, Notifications, Requests},
+    snapshot::Snapshot,
+};
+
+/// Notifications can get lost without the kernel noticing that they did.
+const DUMP: Duration = Duration::from_secs(2);
+/// How often a container whose port is not known yet is looked at again.
+const PENDING: Duration = Duration::from_millis(250);
+const REOPEN: Duration = Duration::from_millis(500);
+
+/// Where the source's states come from.
+pub(super) enum Feed {
+    Engine {
+        receiver: watch::Receiver<EngineState>,
+        /// Containers about which the kernel knows more than the engine has said.
+        hint: mpsc::Sender<String>,
+    },
+    File {
+        receiver: watch::Receiver<FileState>,
+    },
+}
+
+/// The source's state as the loop last took it.
+enum Taken {
+    Engine(EngineState),
+    File(FileState),
+}
+
+impl Feed {
+    /// Waits for a new state; for ever once the source's task is gone.
+    async fn changed(&mut self) {
+        let ended = match self {
+            Self::Engine { receiver, .. } => receiver.changed().await.is_err(),
+            Self::File { receiver } => receiver.changed().await.is_err(),
+        };
+        if ended {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn take(&mut self) -> Taken {
+        match self {
+            Self::Engine { receiver, .. } => Taken::Engine(receiver.borrow_and_update().clone()),
+            Self::File { receiver } => Taken::File(receiver.borrow_and_update().clone()),
+        }
+    }
+}
+
+impl Taken {
+    fn status(&self) -> (bool, bool, Option<&String>) {
+        match self {
+            Self::Engine(state) => (state.connected, state.complete, state.error.as_ref()),
+            Self::File(state) => (state.connected, state.complete, state.error.as_ref()),
+        }
+    }
+
+    fn containers(&self) -> Option<&Containers> {
+        match self {
+            Self::Engine(state) => Some(&state.containers),
+            Self::File(_) => None,
+        }
+    }
+}
+
+struct Run {
+    notifications: Notifications,
+    requests: Requests,
+    feed: Feed,
+    origin: Instant,
+    sender: watch::Sender<Update>,
+    taken: Taken,
+    links: Links,
+    /// Whether the kernel was asked for everything once.
+    dumped: bool,
+    /// Namespace numbers by the file that stands for the namespace.
+    namespaces: BTreeMap<PathBuf, i32>,
+    /// Files that could not be used, each complained of once.
+    unusable: BTreeSet<PathBuf>,
+    /// Ports that a hint was already given for.
+    hinted: BTreeSet<u32>,
+}
+
+/// Publishes to `sender` until nobody listens.
+pub(super) async fn run(
+    (notifications, requests): (Notifications, Requests),
+    mut feed: Feed,
+    origin: Instant,
+    sender: watch::Sender<Update>,
+) {
+    let taken = feed.take();
+    let mut run = Run {
+        notifications,
+        requests,
+        feed,
+        origin,
+        sender,
+        taken,
+        links: Links::default(),
+        dumped: false,
+        namespaces: BTreeMap::new(),
+        unusable: BTreeSet::new(),
+        hinted: BTreeSet::new(),
+    };
+    let mut dump = interval(DUMP);
+    let mut pending = interval(PENDING);
+    for ticks in [&mut dump, &mut pending] {
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
+    let mut is_pending = false;
+    loop {
+        let mut lost = false;
+        let mut dirty = false;
+        tokio::select! {
+            biased;
+            change = run.notifications.next() => match change {
+                Some(change) => dirty = run.apply(change),
+                None => lost = true,
+            },
+            () = run.feed.changed() => run.taken = run.feed.take(),
+            _ = dump.tick() => dirty = true,
+            _ = pending.tick(), if is_pending => dirty = true,
+            () = run.sender.closed() => return,
+        }
+        let seen = Instant::now();
+        if lost {
+            run.reopen().await;
+            dirty = true;
+        }
+        // A new port goes out before anything else is asked; the rest follows.
+        dirty |= run.drain();
+        if run.dumped && !dirty {
+            run.publish(seen);
+        }
+        if dirty {
+            run.dump().await;
+            run.drain();
+        }
+        run.number_namespaces().await;
+        is_pending = run.publish(seen);
+    }
+}
+
+impl Run {
+    fn now(&self) -> Moment {
+        Moment(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Applies a notification; true if notifications were lost and only a dump helps.
+    fn apply(&mut self, change: Change) -> bool {
+        match &change {
+            Change::Overrun => {
+                warn!("interface notifications were lost, reading everything again");
+                return true;
+            }
+            // The number may stand for another container's namespace next.
+            Change::NamespaceGone(gone) => self.namespaces.retain(|_, namespace| namespace != gone),
+            Change::LinkGone(ifindex) => {
+                self.hinted.remove(ifindex);
+            }
+            _ => {}
+        }
+        let now = self.now();
+        self.links.apply(change, now);
+        false
+    }
+
+    /// Applies all notifications that are there; true as for [`Self::apply`].
+    fn drain(&mut self) -> bool {
+        let mut dirty = false;
+        while let Some(change) = self.notifications.try_next() {
+            dirty |= self.apply(change);
+        }
+        dirty
+    }
+
+    async fn dump(&mut self) {
+        match self.requests.dump().await {
+            Ok(mut dump) if !self.dumped => {
+                // What is there from the start has no time of appearance.
+                for link in dump.links.values_mut() {
+                    link.appeared = None;
+                }
+                self.links = dump;
+                self.dumped = true;
+            }
+            Ok(dump) => {
+                let now = self.now();
+                self.links.replace(dump, now);
+            }
+            Err(error) => warn!(%error, "interfaces not read"),
+        }
+    }
+
+    async fn reopen(&mut self) {
+        warn!("netlink socket lost, opening another");
+        loop {
+            match netlink::open() {
+                Ok((notifications, requests)) => {
+                    self.notifications = notifications;
+                    self.requests = requests;
+                    info!("netlink socket opened");
+                    return;
+                }
+                Err(error) => warn!(%error, "netlink socket not opened"),
+            }
+            sleep(REOPEN).await;
+        }
+    }
+
+    /// Asks for the numbers of the namespaces that are not known yet.
+    async fn number_namespaces(&mut self) {
+        let Some(containers) = self.taken.containers() else { return };
+        let sandboxes: BTreeSet<PathBuf> = containers
+            .containers
+            .values()
+            .filter(|container| container.network_mode == NetworkMode::Own)
+            .filter(|container| container.attachments.iter().any(|attachment| attachment.mac.is_some()))
+            .filter_map(|container| container.sandbox.clone())
+            .collect();
+        self.namespaces.retain(|sandbox, _| sandboxes.contains(sandbox));
+        self.unusable.retain(|sandbox| sandboxes.contains(sandbox));
+        for sandbox in sandboxes {
+            if self.namespaces.contains_key(&sandbox) {
+                continue;
+            }
+            match number_namespace(&self.requests, &sandbox).await {
+                Ok(Some(namespace)) => {
+                    debug!(sandbox = %sandbox.display(), namespace, "namespace numbered");
+                    self.namespaces.insert(sandbox, namespace);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    if self.unusable.insert(sandbox.clone()) {
+                        debug!(sandbox = %sandbox.display(), %error, "namespace not numbered yet");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Publishes what is known if it differs from what was published; returns whether a port is still wanted.
+    fn publish(&mut self, seen: Instant) -> bool {
+        let known = match &self.taken {
+            Taken::Engine(state) => {
+                Known::Engine { containers: &state.containers, namespaces: &self.namespaces }
+            }
+            Taken::File(state) => Known::File(&state.listed),
+        };
+        let snapshot = merge(known, &self.links);
+        self.hint(&snapshot);
+        let is_pending = matches!(self.taken, Taken::Engine(_))
+            && snapshot.endpoints.iter().any(|endpoint| endpoint.port.is_none());
+        let (connected, complete, error) = self.taken.status();
+        let complete = complete && self.dumped;
+        self.sender.send_if_modified(|update| {
+            let changed = *update.snapshot != snapshot
+                || (update.connected, update.complete, update.error.as_ref()) != (connected, complete, error);
+            if changed {
+                *update =
+                    Update { snapshot: Arc::new(snapshot), connected, complete, error: error.cloned(), seen };
+            }
+            changed
+        });
+        is_pending
+    }
+
+    /// A port of a known container that the engine has not mentioned: it was connected to another network just
+    /// now. Asking at once beats waiting for the event.
+    fn hint(&mut self, snapshot: &Snapshot) {
+        let (Feed::Engine { hint, .. }, Some(containers)) = (&self.feed, self.taken.containers()) else { return };
+        let taken: BTreeSet<u32> =
+            snapshot.endpoints.iter().filter_map(|endpoint| Some(endpoint.port.as_ref()?.ifindex)).collect();
+        for port in &snapshot.ports {
+            let ifindex = port.interface.ifindex;
+            if taken.contains(&ifindex) || self.hinted.contains(&ifindex) {
+                continue;
+            }
+            let Some(namespace) = self.links.links.get(&ifindex).and_then(|link| link.netns_id) else { continue };
+            let Some((sandbox, _)) = self.namespaces.iter().find(|&(_, number)| *number == namespace) else {
+                continue;
+            };
+            let owner = containers
+                .containers
+                .values()
+                .find(|container| container.sandbox.as_deref() == Some(sandbox.as_path()));
+            if let Some(owner) = owner
+                && hint.try_send(owner.id.clone()).is_ok()
+            {
+                self.hinted.insert(ifindex);
+            }
+        }
+    }
+}
+
+/// The number of the namespace that a file stands for. Neither enters it nor needs rights on its processes.
+async fn number_namespace(requests: &Requests, sandbox: &Path) -> Result<Option<i32>, Box<dyn std::error::Error + Send + Sync>> {
+    let file = File::open(sandbox)?;
+    Ok(requests.namespace_id(file.as_fd()).await?)
+}
