@@ -233,12 +233,19 @@ impl Run {
 
     /// Asks for the numbers of the namespaces that are not known yet.
     async fn number_namespaces(&mut self) {
-        let Some(containers) = self.taken.containers() else { return };
+        let Some(containers) = self.taken.containers() else {
+            return;
+        };
         let sandboxes: BTreeSet<PathBuf> = containers
             .containers
             .values()
             .filter(|container| container.network_mode == NetworkMode::Own)
-            .filter(|container| container.attachments.iter().any(|attachment| attachment.mac.is_some()))
+            .filter(|container| {
+                container
+                    .attachments
+                    .iter()
+                    .any(|attachment| attachment.mac.is_some())
+            })
             .filter_map(|container| container.sandbox.clone())
             .collect();
         self.namespaces.retain(|sandbox, _| sandboxes.contains(sandbox));
@@ -265,9 +272,10 @@ impl Run {
     /// Publishes what is known if it differs from what was published; returns whether a port is still wanted.
     fn publish(&mut self, seen: Instant) -> bool {
         let known = match &self.taken {
-            Taken::Engine(state) => {
-                Known::Engine { containers: &state.containers, namespaces: &self.namespaces }
-            }
+            Taken::Engine(state) => Known::Engine {
+                containers: &state.containers,
+                namespaces: &self.namespaces,
+            },
             Taken::File(state) => Known::File(&state.listed),
         };
         let snapshot = merge(known, &self.links);
@@ -280,8 +288,13 @@ impl Run {
             let changed = *update.snapshot != snapshot
                 || (update.connected, update.complete, update.error.as_ref()) != (connected, complete, error);
             if changed {
-                *update =
-                    Update { snapshot: Arc::new(snapshot), connected, complete, error: error.cloned(), seen };
+                *update = Update {
+                    snapshot: Arc::new(snapshot),
+                    connected,
+                    complete,
+                    error: error.cloned(),
+                    seen,
+                };
             }
             changed
         });
@@ -291,15 +304,22 @@ impl Run {
     /// A port of a known container that the engine has not mentioned: it was connected to another network just
     /// now. Asking at once beats waiting for the event.
     fn hint(&mut self, snapshot: &Snapshot) {
-        let (Feed::Engine { hint, .. }, Some(containers)) = (&self.feed, self.taken.containers()) else { return };
-        let taken: BTreeSet<u32> =
-            snapshot.endpoints.iter().filter_map(|endpoint| Some(endpoint.port.as_ref()?.ifindex)).collect();
+        let (Feed::Engine { hint, .. }, Some(containers)) = (&self.feed, self.taken.containers()) else {
+            return;
+        };
+        let taken: BTreeSet<u32> = snapshot
+            .endpoints
+            .iter()
+            .filter_map(|endpoint| Some(endpoint.port.as_ref()?.ifindex))
+            .collect();
         for port in &snapshot.ports {
             let ifindex = port.interface.ifindex;
             if taken.contains(&ifindex) || self.hinted.contains(&ifindex) {
                 continue;
             }
-            let Some(namespace) = self.links.links.get(&ifindex).and_then(|link| link.netns_id) else { continue };
+            let Some(namespace) = self.links.links.get(&ifindex).and_then(|link| link.netns_id) else {
+                continue;
+            };
             let Some((sandbox, _)) = self.namespaces.iter().find(|&(_, number)| *number == namespace) else {
                 continue;
             };
@@ -317,7 +337,10 @@ impl Run {
 }
 
 /// The number of the namespace that a file stands for. Neither enters it nor needs rights on its processes.
-async fn number_namespace(requests: &Requests, sandbox: &Path) -> Result<Option<i32>, Box<dyn std::error::Error + Send + Sync>> {
+async fn number_namespace(
+    requests: &Requests,
+    sandbox: &Path,
+) -> Result<Option<i32>, Box<dyn std::error::Error + Send + Sync>> {
     let file = File::open(sandbox)?;
     Ok(requests.namespace_id(file.as_fd()).await?)
 }

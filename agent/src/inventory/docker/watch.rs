@@ -72,7 +72,10 @@ pub(crate) async fn follow(
 
 /// What a request came to.
 enum Outcome {
-    Listed(Moment, Result<(BTreeMap<String, Network>, BTreeSet<String>), DockerError>),
+    Listed(
+        Moment,
+        Result<(BTreeMap<String, Network>, BTreeSet<String>), DockerError>,
+    ),
     Networks(Moment, Result<BTreeMap<String, Network>, DockerError>),
     Inspected(String, Result<Option<Container>, DockerError>),
     RetryInspection(String),
@@ -174,7 +177,8 @@ impl Session<'_> {
 
     fn ping(&mut self) {
         let client = self.client.clone();
-        self.requests.push(async move { Outcome::Pinged(client.ping().await) }.boxed());
+        self.requests
+            .push(async move { Outcome::Pinged(client.ping().await) }.boxed());
     }
 
     /// Sends what waits, as far as there is room.
@@ -183,10 +187,18 @@ impl Session<'_> {
             self.networks_dirty = false;
             self.networks_requested = true;
             let (client, now) = (self.client.clone(), self.now());
-            self.requests.push(async move { Outcome::Networks(now, client.networks().await) }.boxed());
+            self.requests
+                .push(async move { Outcome::Networks(now, client.networks().await) }.boxed());
         }
         while self.inspecting.len() < INSPECTIONS {
-            let Some(id) = self.waiting.iter().find(|id| !self.inspecting.contains(*id)).cloned() else { break };
+            let Some(id) = self
+                .waiting
+                .iter()
+                .find(|id| !self.inspecting.contains(*id))
+                .cloned()
+            else {
+                break;
+            };
             self.waiting.remove(&id);
             self.inspecting.insert(id.clone());
             let client = self.client.clone();
@@ -220,9 +232,9 @@ impl Session<'_> {
                 let (networks, ids) = result?;
                 self.take_networks(now, networks);
                 // What started after the list was made is in the events, and inspected for them.
-                self.containers
-                    .containers
-                    .retain(|id, _| ids.contains(id) || self.inspecting.contains(id) || self.waiting.contains(id));
+                self.containers.containers.retain(|id, _| {
+                    ids.contains(id) || self.inspecting.contains(id) || self.waiting.contains(id)
+                });
                 self.waiting.extend(ids);
                 if !self.listed {
                     self.listed = true;
@@ -242,7 +254,12 @@ impl Session<'_> {
                             !attachment.network_id.is_empty()
                                 && !self.containers.networks.contains_key(&attachment.network_id)
                         });
-                        if self.containers.containers.get(&id).is_none_or(|known| **known != container) {
+                        if self
+                            .containers
+                            .containers
+                            .get(&id)
+                            .is_none_or(|known| **known != container)
+                        {
                             self.containers.containers.insert(id, Arc::new(container));
                         }
                     }
@@ -251,7 +268,11 @@ impl Session<'_> {
                     }
                     Err(error) => {
                         debug!(container = %id, %error, "container not inspected, trying again");
-                        self.requests.push(sleep(INSPECTION_RETRY).map(|()| Outcome::RetryInspection(id)).boxed());
+                        self.requests.push(
+                            sleep(INSPECTION_RETRY)
+                                .map(|()| Outcome::RetryInspection(id))
+                                .boxed(),
+                        );
                     }
                 }
             }
