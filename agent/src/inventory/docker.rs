@@ -13,11 +13,12 @@ use std::{
 use bollard::{
     API_DEFAULT_VERSION, Docker,
     models::{
-        ContainerInspectResponse, EventMessage, EventMessageTypeEnum, Network as NetworkModel,
-        NetworkSettings,
+        ContainerInspectResponse, ContainerSummary, EventMessage, EventMessageTypeEnum,
+        Network as NetworkModel, NetworkInspect, NetworkSettings,
     },
     query_parameters::{
-        EventsOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder, ListNetworksOptions,
+        EventsOptionsBuilder, InspectContainerOptions, InspectNetworkOptions, ListContainersOptionsBuilder,
+        ListNetworksOptions,
     },
 };
 use futures_util::{Stream, StreamExt};
@@ -40,13 +41,13 @@ const IMAGE_CACHE: usize = 4096;
 /// The engine could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum DockerError {
-    #[error("failed to use docker host `{url}`: {source}")]
+    #[error("failed to use docker host `{url}`")]
     Url {
         url: String,
         #[source]
         source: bollard::errors::Error,
     },
-    #[error("failed to {what}: {source}")]
+    #[error("failed to {what}")]
     Request {
         what: &'static str,
         #[source]
@@ -62,6 +63,11 @@ pub enum DockerError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Event {
     Container(String),
+    /// A container was connected to a network, be it running or about to be started.
+    Connected {
+        container: String,
+        network: String,
+    },
     Networks,
     Irrelevant,
 }
@@ -123,6 +129,41 @@ impl Client {
                 source,
             }),
         })
+    }
+
+    /// A container that is being started or connected, as far as the engine tells without waiting: it answers an
+    /// inspection only when it is done, and by then the container's process has run for some milliseconds.
+    pub(super) async fn starting(
+        &self,
+        id: &str,
+        networks: &[String],
+    ) -> Result<Option<Container>, DockerError> {
+        let filters = HashMap::from([("id", vec![id])]);
+        let options = ListContainersOptionsBuilder::new()
+            .all(true)
+            .filters(&filters)
+            .build();
+        let listed = limited("list a container", self.docker.list_containers(Some(options))).await?;
+        let Some(summary) = listed
+            .into_iter()
+            .find(|summary| summary.id.as_deref() == Some(id))
+        else {
+            return Ok(None);
+        };
+        let image_labels = match summary.image_id.as_deref() {
+            Some(image) => self.image_labels(image).await?,
+            None => Arc::default(),
+        };
+        let mut attachments = Vec::new();
+        for network in networks {
+            let request = self
+                .docker
+                .inspect_network(network, None::<InspectNetworkOptions>);
+            if let Some(network) = found(limited("inspect a network", request).await)? {
+                attachments.extend(attachment_of(network, id));
+            }
+        }
+        Ok(starting_of(summary, attachments, &image_labels, host_resolvers))
     }
 
     /// Whether the engine answers at all.
@@ -200,6 +241,13 @@ impl Client {
     }
 }
 
+/// The path of the socket that `url`, or what stands in for it, names.
+pub(super) fn socket_path(url: Option<&str>) -> Option<PathBuf> {
+    let environment = std::env::var("DOCKER_HOST").ok().filter(|url| !url.is_empty());
+    let url = url.or(environment.as_deref()).unwrap_or(DEFAULT_URL);
+    url.strip_prefix("unix://").map(PathBuf::from)
+}
+
 /// Waits for a request, but not for long.
 async fn limited<T>(
     what: &'static str,
@@ -233,7 +281,13 @@ fn event_of(event: EventMessage) -> Event {
             let container = actor
                 .attributes
                 .and_then(|mut attributes| attributes.remove("container"));
-            container.map_or(Event::Irrelevant, Event::Container)
+            match (container, actor.id) {
+                (Some(container), Some(network)) if action == "connect" => {
+                    Event::Connected { container, network }
+                }
+                (Some(container), _) => Event::Container(container),
+                (None, _) => Event::Irrelevant,
+            }
         }
         (Some(EventMessageTypeEnum::NETWORK), _) => Event::Networks,
         _ => Event::Irrelevant,
@@ -330,6 +384,59 @@ fn container_of(
             attachments_of(settings)
         },
         resolvers,
+    })
+}
+
+/// The labels that were given to the container. The engine mixes those of its image in, and whoever builds an image
+/// must not choose identities.
+fn own_labels(
+    labels: Option<HashMap<String, String>>,
+    image_labels: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    labels
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|(key, value)| image_labels.get(key) != Some(value))
+        .collect()
+}
+
+/// What a list says of a container that is being started. Its published ports and resolvers of its own follow with
+/// the inspection.
+fn starting_of(
+    summary: ContainerSummary,
+    attachments: Vec<Attachment>,
+    image_labels: &BTreeMap<String, String>,
+    host_resolvers: impl Fn() -> Vec<IpAddr>,
+) -> Option<Container> {
+    // Links add names of the form `/other/alias`.
+    let name = summary
+        .names?
+        .into_iter()
+        .find(|name| name.matches('/').count() == 1)?;
+    Some(Container {
+        id: summary.id?,
+        name: name.trim_start_matches('/').to_owned(),
+        labels: own_labels(summary.labels, image_labels),
+        network_mode: NetworkMode::Own,
+        sandbox: None,
+        attachments,
+        published: Vec::new(),
+        resolvers: host_resolvers(),
+    })
+}
+
+/// The connection of a container to a network, from the network's side.
+fn attachment_of(network: NetworkInspect, container: &str) -> Option<Attachment> {
+    let endpoint = network.containers?.remove(container)?;
+    Some(Attachment {
+        network_name: network.name?,
+        network_id: network.id?,
+        mac: endpoint.mac_address.as_deref().and_then(parse_mac),
+        addresses: [endpoint.ipv4_address, endpoint.ipv6_address]
+            .into_iter()
+            // Here they come with the prefix length.
+            .filter_map(|address| given(address)?.split('/').next()?.parse().ok())
+            .collect(),
     })
 }
 

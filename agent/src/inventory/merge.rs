@@ -25,6 +25,9 @@ pub enum Known<'a> {
         containers: &'a Containers,
         /// Namespace numbers by the file that stands for the namespace.
         namespaces: &'a BTreeMap<PathBuf, i32>,
+        /// The MAC address at the other end of ports that lead into a namespace which no running container is
+        /// known to have, by ifindex.
+        other_ends: &'a BTreeMap<u32, [u8; 6]>,
     },
     File(&'a [Listed]),
 }
@@ -41,7 +44,8 @@ pub fn merge(known: Known<'_>, links: &Links) -> Snapshot {
         Known::Engine {
             containers,
             namespaces,
-        } => engine_endpoints(containers, namespaces, links),
+            other_ends,
+        } => engine_endpoints(containers, namespaces, other_ends, links),
         Known::File(listed) => (file_endpoints(listed, links), Vec::new()),
     };
     endpoints.sort_by(|a, b| {
@@ -136,9 +140,11 @@ fn is_refuted(link: &Link, containers: &Containers) -> bool {
 fn engine_endpoints(
     containers: &Containers,
     namespaces: &BTreeMap<PathBuf, i32>,
+    other_ends: &BTreeMap<u32, [u8; 6]>,
     links: &Links,
 ) -> (Vec<Endpoint>, Vec<Unenforceable>) {
     let ports = ports_by_namespace(links);
+    let starting_ports = ports_by_other_end(other_ends, links);
     let mut endpoints = Vec::new();
     let mut unenforceable = Vec::new();
     for container in containers.containers.values() {
@@ -180,8 +186,13 @@ fn engine_endpoints(
             if attachment.mac.is_none() && attachment.addresses.is_empty() {
                 continue;
             }
-            let port =
-                namespace.and_then(|&namespace| ports.get(&(namespace, bridge.as_str())).copied().flatten());
+            let port = match (&container.sandbox, namespace, attachment.mac) {
+                (Some(_), Some(&namespace), _) => ports.get(&(namespace, bridge.as_str())),
+                // Not running yet: nothing in its namespace can have forged the address.
+                (None, _, Some(mac)) => starting_ports.get(&(mac, bridge.as_str())),
+                _ => None,
+            };
+            let port = port.copied().flatten();
             endpoints.push(engine_endpoint(
                 container,
                 attachment,
@@ -226,6 +237,27 @@ fn ports_by_namespace(links: &Links) -> BTreeMap<(i32, &str), Option<&Link>> {
         };
         ports
             .entry((namespace, bridge.name.as_str()))
+            .and_modify(|port| *port = None)
+            .or_insert(Some(link));
+    }
+    ports
+}
+
+/// Ports by the address at their other end and the name of their bridge; `None` where two would fit.
+fn ports_by_other_end<'a>(
+    other_ends: &BTreeMap<u32, [u8; 6]>,
+    links: &'a Links,
+) -> BTreeMap<([u8; 6], &'a str), Option<&'a Link>> {
+    let mut ports = BTreeMap::new();
+    for (ifindex, &mac) in other_ends {
+        let Some(link) = links.links.get(ifindex) else {
+            continue;
+        };
+        let Some(bridge) = link.master.and_then(|master| links.links.get(&master)) else {
+            continue;
+        };
+        ports
+            .entry((mac, bridge.name.as_str()))
             .and_modify(|port| *port = None)
             .or_insert(Some(link));
     }

@@ -54,6 +54,7 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_TARGET_NETNSID: u16 = 46;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -200,6 +201,19 @@ impl Requests {
         Ok(id.filter(|&id| id >= 0))
     }
 
+    /// The MAC address of an interface of another namespace, which is not entered for it.
+    pub async fn mac_in(&self, namespace: i32, ifindex: u32) -> Result<Option<[u8; 6]>, NetlinkError> {
+        let mut mac = None;
+        let message = Message::GetLinkIn { namespace, ifindex };
+        self.request("look at the other end of a veth", message, 0, |message, _| {
+            if let Message::Change(Change::Link(link)) = message {
+                mac = link.mac;
+            }
+        })
+        .await?;
+        Ok(mac)
+    }
+
     /// Adds a dump's messages to `links`; false if the kernel's tables moved under it.
     async fn collect(
         &self,
@@ -284,6 +298,10 @@ fn change(payload: NetlinkPayload<Message>) -> Option<Change> {
 enum Message {
     GetLinks,
     GetAddresses,
+    GetLinkIn {
+        namespace: i32,
+        ifindex: u32,
+    },
     GetNamespace(i32),
     Change(Change),
     /// The answer to [`Message::GetNamespace`].
@@ -301,7 +319,7 @@ impl From<Message> for NetlinkPayload<Message> {
 impl NetlinkSerializable for Message {
     fn message_type(&self) -> u16 {
         match self {
-            Self::GetLinks => RTM_GETLINK,
+            Self::GetLinks | Self::GetLinkIn { .. } => RTM_GETLINK,
             Self::GetAddresses => RTM_GETADDR,
             Self::GetNamespace(_) => RTM_GETNSID,
             Self::Change(_) | Self::Namespace(_) => 0,
@@ -311,7 +329,7 @@ impl NetlinkSerializable for Message {
 
     fn buffer_len(&self) -> usize {
         match self {
-            Self::GetLinks => 16 + 8,
+            Self::GetLinks | Self::GetLinkIn { .. } => 16 + 8,
             Self::GetAddresses => 8,
             Self::GetNamespace(_) => 4 + 8,
             Self::Change(_) | Self::Namespace(_) | Self::Other(_) => 0,
@@ -320,8 +338,12 @@ impl NetlinkSerializable for Message {
 
     fn serialize(&self, buffer: &mut [u8]) {
         buffer.fill(0);
+        if let Self::GetLinkIn { ifindex, .. } = self {
+            buffer[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+        }
         let attribute = match self {
             Self::GetLinks => Some((16, IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS.to_ne_bytes())),
+            Self::GetLinkIn { namespace, .. } => Some((16, IFLA_TARGET_NETNSID, namespace.to_ne_bytes())),
             Self::GetNamespace(descriptor) => Some((4, NETNSA_FD, descriptor.to_ne_bytes())),
             Self::GetAddresses | Self::Change(_) | Self::Namespace(_) | Self::Other(_) => None,
         };

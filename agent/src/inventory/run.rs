@@ -98,6 +98,8 @@ struct Run {
     dumped: bool,
     /// Namespace numbers by the file that stands for the namespace.
     namespaces: BTreeMap<PathBuf, i32>,
+    /// The address at the other end of ports into namespaces of no known container, by ifindex.
+    other_ends: BTreeMap<u32, [u8; 6]>,
     /// Files that could not be used, each complained of once.
     unusable: BTreeSet<PathBuf>,
     /// Ports that a hint was already given for.
@@ -122,6 +124,7 @@ pub(super) async fn run(
         links: Links::default(),
         dumped: false,
         namespaces: BTreeMap::new(),
+        other_ends: BTreeMap::new(),
         unusable: BTreeSet::new(),
         hinted: BTreeSet::new(),
     };
@@ -160,6 +163,7 @@ pub(super) async fn run(
             run.drain();
         }
         run.number_namespaces().await;
+        run.look_at_other_ends().await;
         is_pending = run.publish(seen);
     }
 }
@@ -180,6 +184,7 @@ impl Run {
             Change::NamespaceGone(gone) => self.namespaces.retain(|_, namespace| namespace != gone),
             Change::LinkGone(ifindex) => {
                 self.hinted.remove(ifindex);
+                self.other_ends.remove(ifindex);
             }
             _ => {}
         }
@@ -269,12 +274,65 @@ impl Run {
         }
     }
 
+    /// Finds the ports of containers that are being started by their MAC address.
+    ///
+    /// Looked at are only ports that lead into a namespace of no known container: a running container may give
+    /// itself any address, one that is not running yet cannot. What was found to fit is not looked at again.
+    async fn look_at_other_ends(&mut self) {
+        let Some(containers) = self.taken.containers() else {
+            return;
+        };
+        let wanted: BTreeSet<[u8; 6]> = containers
+            .containers
+            .values()
+            .filter(|container| container.sandbox.is_none())
+            .flat_map(|container| {
+                container
+                    .attachments
+                    .iter()
+                    .filter_map(|attachment| attachment.mac)
+            })
+            .collect();
+        let numbered: BTreeSet<i32> = self.namespaces.values().copied().collect();
+        let links = &self.links.links;
+        self.other_ends.retain(|ifindex, mac| {
+            let namespace = links.get(ifindex).and_then(|link| link.netns_id);
+            wanted.contains(mac) && namespace.is_some_and(|namespace| !numbered.contains(&namespace))
+        });
+        if wanted
+            .iter()
+            .all(|mac| self.other_ends.values().any(|found| found == mac))
+        {
+            return;
+        }
+        for link in links
+            .values()
+            .filter(|link| link.kind == "veth" && link.master.is_some())
+        {
+            let (Some(namespace), Some(peer)) = (link.netns_id, link.peer) else {
+                continue;
+            };
+            if numbered.contains(&namespace) || self.other_ends.contains_key(&link.ifindex) {
+                continue;
+            }
+            match self.requests.mac_in(namespace, peer).await {
+                Ok(Some(mac)) if wanted.contains(&mac) => {
+                    self.other_ends.insert(link.ifindex, mac);
+                }
+                Ok(_) => {}
+                // The container is known anyway as soon as the engine has started it.
+                Err(error) => debug!(port = link.name, %error, "other end not seen"),
+            }
+        }
+    }
+
     /// Publishes what is known if it differs from what was published; returns whether a port is still wanted.
     fn publish(&mut self, seen: Instant) -> bool {
         let known = match &self.taken {
             Taken::Engine(state) => Known::Engine {
                 containers: &state.containers,
                 namespaces: &self.namespaces,
+                other_ends: &self.other_ends,
             },
             Taken::File(state) => Known::File(&state.listed),
         };

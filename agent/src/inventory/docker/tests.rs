@@ -210,8 +210,13 @@ fn events() {
     use EventMessageTypeEnum::{CONTAINER, IMAGE, NETWORK};
     assert_eq!(event(CONTAINER, "start", &[]), Event::Container("id".to_owned()));
     assert_eq!(event(CONTAINER, "exec_create: sh", &[]), Event::Irrelevant);
+    let connected = Event::Connected {
+        container: "c".to_owned(),
+        network: "id".to_owned(),
+    };
+    assert_eq!(event(NETWORK, "connect", &[("container", "c")]), connected);
     assert_eq!(
-        event(NETWORK, "connect", &[("container", "c")]),
+        event(NETWORK, "disconnect", &[("container", "c")]),
         Event::Container("c".to_owned())
     );
     assert_eq!(event(NETWORK, "connect", &[]), Event::Irrelevant);

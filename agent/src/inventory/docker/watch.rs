@@ -3,6 +3,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::unix::fs::MetadataExt,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,7 +16,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::{Client, DockerError, Event};
+use super::{Client, DockerError, Event, socket_path};
 use crate::inventory::{
     containers::{Container, Containers, Network},
     links::Moment,
@@ -48,15 +50,19 @@ pub(crate) async fn follow(
     mut hints: mpsc::Receiver<String>,
 ) {
     let mut retry = FIRST_RETRY;
+    let socket = socket_path(url.as_deref());
     loop {
         let error = tokio::select! {
             error = session(url.as_deref(), origin, &sender, &mut hints) => error,
             () = sender.closed() => return,
         };
         let was_connected = sender.borrow().connected;
-        let text = error.to_string();
+        let text = with_causes(&error);
         if was_connected || sender.borrow().error.as_ref() != Some(&text) {
-            warn!(%error, "docker unreachable, the containers known last stay in force");
+            warn!(
+                error = text,
+                "docker unreachable, the containers known last stay in force"
+            );
         }
         sender.send_modify(|state| {
             state.connected = false;
@@ -65,9 +71,48 @@ pub(crate) async fn follow(
         if was_connected {
             retry = FIRST_RETRY;
         }
-        sleep(retry).await;
+        tokio::select! {
+            () = sleep(retry) => {}
+            // Containers start the moment the engine does.
+            () = socket_made(socket.as_deref()) => {}
+        }
         retry = (retry * 2).min(LAST_RETRY);
     }
+}
+
+/// Waits until there is another socket file than now.
+async fn socket_made(path: Option<&Path>) {
+    let Some(path) = path else {
+        return std::future::pending().await;
+    };
+    let identity = || {
+        std::fs::metadata(path)
+            .ok()
+            .map(|file| (file.ino(), file.ctime(), file.ctime_nsec()))
+    };
+    let before = identity();
+    loop {
+        sleep(FIRST_RETRY).await;
+        let now = identity();
+        if now.is_some() && now != before {
+            return;
+        }
+    }
+}
+
+/// An error on one line; causes that it repeats are left out.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// What a request came to.
@@ -77,6 +122,7 @@ enum Outcome {
         Result<(BTreeMap<String, Network>, BTreeSet<String>), DockerError>,
     ),
     Networks(Moment, Result<BTreeMap<String, Network>, DockerError>),
+    Starting(String, Result<Option<Container>, DockerError>),
     Inspected(String, Result<Option<Container>, DockerError>),
     RetryInspection(String),
     Pinged(Result<(), DockerError>),
@@ -93,6 +139,8 @@ struct Session<'a> {
     /// Containers to inspect as soon as there is room; one of `inspecting` is then inspected once more, because
     /// the answer under way may be older than the event.
     waiting: BTreeSet<String>,
+    /// Networks that containers were connected to since they were last inspected.
+    connected: BTreeMap<String, BTreeSet<String>>,
     networks_requested: bool,
     networks_dirty: bool,
     /// Whether the first list of this connection has arrived.
@@ -120,6 +168,7 @@ async fn session(
         requests: FuturesUnordered::new(),
         inspecting: BTreeSet::new(),
         waiting: BTreeSet::new(),
+        connected: BTreeMap::new(),
         networks_requested: false,
         networks_dirty: false,
         listed: false,
@@ -158,6 +207,19 @@ impl Session<'_> {
         match event {
             Event::Container(id) => {
                 self.waiting.insert(id);
+            }
+            Event::Connected { container, network } => {
+                let networks = self.connected.entry(container.clone()).or_default();
+                networks.insert(network);
+                let (client, networks) = (self.client.clone(), networks.iter().cloned().collect::<Vec<_>>());
+                self.waiting.insert(container.clone());
+                self.requests.push(
+                    async move {
+                        let result = client.starting(&container, &networks).await;
+                        Outcome::Starting(container, result)
+                    }
+                    .boxed(),
+                );
             }
             Event::Networks => self.networks_dirty = true,
             Event::Irrelevant => {}
@@ -245,15 +307,22 @@ impl Session<'_> {
                 self.networks_requested = false;
                 self.take_networks(now, result?);
             }
+            Outcome::Starting(id, result) => match result {
+                // An inspection that has been answered meanwhile knows better.
+                Ok(Some(container)) if self.connected.contains_key(&id) => self.take_starting(container),
+                Ok(_) => {}
+                Err(error) => debug!(container = %id, %error, "starting container not seen early"),
+            },
             Outcome::Inspected(id, result) => {
                 self.inspecting.remove(&id);
+                // Unless it is asked for again: then this answer may be older than the connection.
+                if !self.waiting.contains(&id) {
+                    self.connected.remove(&id);
+                }
                 match result {
                     Ok(Some(container)) => {
                         // A network that is newer than the last list of networks.
-                        self.networks_dirty |= container.attachments.iter().any(|attachment| {
-                            !attachment.network_id.is_empty()
-                                && !self.containers.networks.contains_key(&attachment.network_id)
-                        });
+                        self.networks_dirty |= self.knows_not_all_networks(&container);
                         if self
                             .containers
                             .containers
@@ -282,6 +351,35 @@ impl Session<'_> {
             Outcome::Pinged(result) => result?,
         }
         Ok(())
+    }
+
+    /// Adds what is new about a container that is being started or connected to another network.
+    fn take_starting(&mut self, starting: Container) {
+        self.networks_dirty |= self.knows_not_all_networks(&starting);
+        let Some(known) = self.containers.containers.get_mut(&starting.id) else {
+            self.containers
+                .containers
+                .insert(starting.id.clone(), Arc::new(starting));
+            return;
+        };
+        let known = Arc::make_mut(known);
+        for attachment in starting.attachments {
+            if known
+                .attachments
+                .iter()
+                .all(|other| other.network_id != attachment.network_id)
+            {
+                known.attachments.push(attachment);
+            }
+        }
+        known.attachments.sort();
+    }
+
+    fn knows_not_all_networks(&self, container: &Container) -> bool {
+        container.attachments.iter().any(|attachment| {
+            !attachment.network_id.is_empty()
+                && !self.containers.networks.contains_key(&attachment.network_id)
+        })
     }
 
     fn take_networks(&mut self, now: Moment, networks: BTreeMap<String, Network>) {

@@ -119,6 +119,7 @@ fn merged(containers: &Containers, namespaces: &[(&str, i32)], links: &Links) ->
         Known::Engine {
             containers,
             namespaces: &namespaces,
+            other_ends: &BTreeMap::new(),
         },
         links,
     )
@@ -221,6 +222,35 @@ fn a_port_that_is_not_certain_is_pending() {
         None,
         "two that fit"
     );
+}
+
+#[test]
+fn a_starting_container_is_known_by_the_address_at_the_other_end() {
+    let starting = Container {
+        sandbox: None,
+        ..container("web", vec![attachment("front", 3)])
+    };
+    let containers = engine(vec![starting]);
+    let links = host(vec![port(10, 4, 0), port(11, 4, 1), port(12, 3, 1)]);
+    let port_of = |other_ends: &[(u32, u8)]| {
+        let known = Known::Engine {
+            containers: &containers,
+            namespaces: &BTreeMap::new(),
+            other_ends: &other_ends
+                .iter()
+                .map(|&(ifindex, last)| (ifindex, [2, 0, 0, 0, 0, last]))
+                .collect(),
+        };
+        merge(known, &links).endpoints[0]
+            .port
+            .as_ref()
+            .map(|port| port.ifindex)
+    };
+    assert_eq!(port_of(&[]), None);
+    assert_eq!(port_of(&[(10, 7), (11, 3)]), Some(11));
+    assert_eq!(port_of(&[(12, 3)]), None, "on another bridge");
+    assert_eq!(port_of(&[(10, 3), (11, 3)]), None, "two that fit");
+    assert_eq!(port_of(&[(99, 3)]), None, "gone");
 }
 
 #[test]
