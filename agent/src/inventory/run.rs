@@ -86,6 +86,16 @@ impl Taken {
     }
 }
 
+/// Why the loop goes round.
+enum Woken {
+    /// The kernel said something.
+    Kernel,
+    /// The kernel's notifications have ended.
+    Lost,
+    /// The source said something, or it is time to look.
+    Look,
+}
+
 struct Run {
     notifications: Notifications,
     requests: Requests,
@@ -135,13 +145,16 @@ pub(super) async fn run(
     }
     let mut is_pending = false;
     loop {
-        let mut lost = false;
+        let mut woken = Woken::Look;
         let mut dirty = false;
         tokio::select! {
             biased;
             change = run.notifications.next() => match change {
-                Some(change) => dirty = run.apply(change),
-                None => lost = true,
+                Some(change) => {
+                    woken = Woken::Kernel;
+                    dirty = run.apply(change);
+                }
+                None => woken = Woken::Lost,
             },
             () = run.feed.changed() => run.taken = run.feed.take(),
             _ = dump.tick() => dirty = true,
@@ -149,13 +162,14 @@ pub(super) async fn run(
             () = run.sender.closed() => return,
         }
         let seen = Instant::now();
-        if lost {
+        if matches!(woken, Woken::Lost) {
             run.reopen().await;
             dirty = true;
         }
-        // A new port goes out before anything else is asked; the rest follows.
         dirty |= run.drain();
-        if run.dumped && !dirty {
+        // A new port goes out before anything is asked. What the source says does not: a container that has just
+        // been given its namespace would lose its port until that is numbered.
+        if matches!(woken, Woken::Kernel) && run.dumped && !dirty {
             run.publish(seen);
         }
         if dirty {
