@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, sleep},
@@ -22,7 +23,7 @@ use super::{
     file::FileState,
     links::{Change, Links, Moment},
     merge::{Known, merge},
-    netlink::{self, Notifications, Requests},
+    netlink::{self, NetlinkError, Notifications, Requests},
     snapshot::Snapshot,
 };
 
@@ -78,6 +79,22 @@ impl Taken {
         }
     }
 
+    /// The files that stand for namespaces in which a container has an interface.
+    fn sandboxes(&self) -> BTreeSet<PathBuf> {
+        self.containers()
+            .into_iter()
+            .flat_map(|containers| containers.containers.values())
+            .filter(|container| container.network_mode == NetworkMode::Own)
+            .filter(|container| {
+                container
+                    .attachments
+                    .iter()
+                    .any(|attachment| attachment.mac.is_some())
+            })
+            .filter_map(|container| container.sandbox.clone())
+            .collect()
+    }
+
     fn containers(&self) -> Option<&Containers> {
         match self {
             Self::Engine(state) => Some(&state.containers),
@@ -90,19 +107,56 @@ impl Taken {
 enum Woken {
     /// The kernel said something.
     Kernel,
+    /// The kernel answered. That alone is no reason to ask again.
+    Answer,
     /// The kernel's notifications have ended.
     Lost,
     /// The source said something, or it is time to look.
     Look,
 }
 
+/// What the kernel answered. It may take its time: whoever makes or removes interfaces holds the same lock, and
+/// a new port must not wait for that.
+enum Answer {
+    Dump(Result<Links, NetlinkError>),
+    Namespace(PathBuf, Result<Option<i32>, NamespaceError>),
+    OtherEnd {
+        port: u32,
+        namespace: i32,
+        mac: Result<Option<[u8; 6]>, NetlinkError>,
+    },
+}
+
+/// A container's namespace could not be numbered.
+#[derive(Debug, thiserror::Error)]
+enum NamespaceError {
+    #[error("failed to open it: {0}")]
+    Open(#[source] std::io::Error),
+    #[error(transparent)]
+    Netlink(NetlinkError),
+}
+
 struct Run {
     notifications: Notifications,
-    requests: Requests,
+    requests: Arc<Requests>,
+    answers: FuturesUnordered<BoxFuture<'static, Answer>>,
+    /// What was notified since the dump under way was asked for: the dump may be older.
+    since_dump: Option<Vec<Change>>,
+    /// Whether the dump under way may miss something that got lost after it was asked for.
+    dump_again: bool,
+    asked_namespaces: BTreeSet<PathBuf>,
+    asked_other_ends: BTreeSet<u32>,
+    /// Numbers that became free while namespaces were being asked for.
+    gone_namespaces: BTreeSet<i32>,
     feed: Feed,
     origin: Instant,
     sender: watch::Sender<Update>,
     taken: Taken,
+    /// A newer one that takes its place as soon as its namespaces have been asked for: a container that has just
+    /// been given its namespace would else lose its port until that is numbered.
+    incoming: Option<Taken>,
+    /// The namespaces that `incoming` waits for.
+    awaited: BTreeSet<PathBuf>,
     links: Links,
     /// Whether the kernel was asked for everything once.
     dumped: bool,
@@ -126,11 +180,19 @@ pub(super) async fn run(
     let taken = feed.take();
     let mut run = Run {
         notifications,
-        requests,
+        requests: Arc::new(requests),
+        answers: FuturesUnordered::new(),
+        since_dump: None,
+        dump_again: false,
+        asked_namespaces: BTreeSet::new(),
+        asked_other_ends: BTreeSet::new(),
+        gone_namespaces: BTreeSet::new(),
         feed,
         origin,
         sender,
         taken,
+        incoming: None,
+        awaited: BTreeSet::new(),
         links: Links::default(),
         dumped: false,
         namespaces: BTreeMap::new(),
@@ -156,7 +218,11 @@ pub(super) async fn run(
                 }
                 None => woken = Woken::Lost,
             },
-            () = run.feed.changed() => run.taken = run.feed.take(),
+            Some(answer) = run.answers.next() => {
+                woken = Woken::Answer;
+                run.take(answer);
+            }
+            () = run.feed.changed() => run.incoming = Some(run.feed.take()),
             _ = dump.tick() => dirty = true,
             _ = pending.tick(), if is_pending => dirty = true,
             () = run.sender.closed() => return,
@@ -167,17 +233,15 @@ pub(super) async fn run(
             dirty = true;
         }
         dirty |= run.drain();
-        // A new port goes out before anything is asked. What the source says does not: a container that has just
-        // been given its namespace would lose its port until that is numbered.
-        if matches!(woken, Woken::Kernel) && run.dumped && !dirty {
-            run.publish(seen);
-        }
         if dirty {
-            run.dump().await;
-            run.drain();
+            run.dump();
         }
-        run.number_namespaces().await;
-        run.look_at_other_ends().await;
+        if !matches!(woken, Woken::Answer) {
+            run.number_namespaces();
+        }
+        if run.adopt() || !matches!(woken, Woken::Answer) {
+            run.look_at_other_ends();
+        }
         is_pending = run.publish(seen);
     }
 }
@@ -195,12 +259,20 @@ impl Run {
                 return true;
             }
             // The number may stand for another container's namespace next.
-            Change::NamespaceGone(gone) => self.namespaces.retain(|_, namespace| namespace != gone),
+            Change::NamespaceGone(gone) => {
+                self.namespaces.retain(|_, namespace| namespace != gone);
+                if !(self.asked_namespaces.is_empty() && self.asked_other_ends.is_empty()) {
+                    self.gone_namespaces.insert(*gone);
+                }
+            }
             Change::LinkGone(ifindex) => {
                 self.hinted.remove(ifindex);
                 self.other_ends.remove(ifindex);
             }
             _ => {}
+        }
+        if let Some(changes) = &mut self.since_dump {
+            changes.push(change.clone());
         }
         let now = self.now();
         self.links.apply(change, now);
@@ -216,21 +288,81 @@ impl Run {
         dirty
     }
 
-    async fn dump(&mut self) {
-        match self.requests.dump().await {
-            Ok(mut dump) if !self.dumped => {
-                // What is there from the start has no time of appearance.
-                for link in dump.links.values_mut() {
-                    link.appeared = None;
+    fn dump(&mut self) {
+        if self.since_dump.is_some() {
+            self.dump_again = true;
+            return;
+        }
+        self.since_dump = Some(Vec::new());
+        let requests = Arc::clone(&self.requests);
+        self.answers
+            .push(async move { Answer::Dump(requests.dump().await) }.boxed());
+    }
+
+    fn take(&mut self, answer: Answer) {
+        match answer {
+            Answer::Dump(result) => {
+                let since = self.since_dump.take().unwrap_or_default();
+                match result {
+                    Ok(dump) => self.take_dump(dump, since),
+                    Err(error) => warn!(%error, "interfaces not read"),
                 }
-                self.links = dump;
-                self.dumped = true;
+                if std::mem::take(&mut self.dump_again) {
+                    self.dump();
+                }
             }
-            Ok(dump) => {
-                let now = self.now();
-                self.links.replace(dump, now);
+            Answer::Namespace(sandbox, result) => {
+                self.asked_namespaces.remove(&sandbox);
+                self.awaited.remove(&sandbox);
+                match result {
+                    Ok(Some(namespace)) if !self.gone_namespaces.contains(&namespace) => {
+                        debug!(sandbox = %sandbox.display(), namespace, "namespace numbered");
+                        self.namespaces.insert(sandbox, namespace);
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        if self.unusable.insert(sandbox.clone()) {
+                            debug!(sandbox = %sandbox.display(), %error, "namespace not numbered yet");
+                        }
+                    }
+                }
             }
-            Err(error) => warn!(%error, "interfaces not read"),
+            Answer::OtherEnd { port, namespace, mac } => {
+                self.asked_other_ends.remove(&port);
+                let is_still = self
+                    .links
+                    .links
+                    .get(&port)
+                    .is_some_and(|link| link.netns_id == Some(namespace));
+                match mac {
+                    Ok(Some(mac)) if is_still && !self.gone_namespaces.contains(&namespace) => {
+                        self.other_ends.insert(port, mac);
+                    }
+                    Ok(_) => {}
+                    // The container is known anyway as soon as the engine has started it.
+                    Err(error) => debug!(port, %error, "other end not seen"),
+                }
+            }
+        }
+        if self.asked_namespaces.is_empty() && self.asked_other_ends.is_empty() {
+            self.gone_namespaces.clear();
+        }
+    }
+
+    fn take_dump(&mut self, mut dump: Links, since: Vec<Change>) {
+        let now = self.now();
+        if self.dumped {
+            self.links.replace(dump, now);
+        } else {
+            // What is there from the start has no time of appearance.
+            for link in dump.links.values_mut() {
+                link.appeared = None;
+            }
+            self.links = dump;
+            self.dumped = true;
+        }
+        for change in since {
+            self.links.apply(change, now);
         }
     }
 
@@ -240,7 +372,7 @@ impl Run {
             match netlink::open() {
                 Ok((notifications, requests)) => {
                     self.notifications = notifications;
-                    self.requests = requests;
+                    self.requests = Arc::new(requests);
                     info!("netlink socket opened");
                     return;
                 }
@@ -251,48 +383,54 @@ impl Run {
     }
 
     /// Asks for the numbers of the namespaces that are not known yet.
-    async fn number_namespaces(&mut self) {
-        let Some(containers) = self.taken.containers() else {
-            return;
-        };
-        let sandboxes: BTreeSet<PathBuf> = containers
-            .containers
-            .values()
-            .filter(|container| container.network_mode == NetworkMode::Own)
-            .filter(|container| {
-                container
-                    .attachments
-                    .iter()
-                    .any(|attachment| attachment.mac.is_some())
-            })
-            .filter_map(|container| container.sandbox.clone())
-            .collect();
-        self.namespaces.retain(|sandbox, _| sandboxes.contains(sandbox));
+    fn number_namespaces(&mut self) {
+        let newest = self.incoming.as_ref().unwrap_or(&self.taken);
+        let sandboxes = newest.sandboxes();
+        let before = self.taken.sandboxes();
+        self.namespaces
+            .retain(|sandbox, _| sandboxes.contains(sandbox) || before.contains(sandbox));
         self.unusable.retain(|sandbox| sandboxes.contains(sandbox));
+        let unknown = sandboxes
+            .iter()
+            .filter(|sandbox| !self.namespaces.contains_key(*sandbox));
+        if self.incoming.is_some() {
+            // Those that could not be numbered before are not waited for.
+            self.awaited = unknown
+                .filter(|sandbox| !self.unusable.contains(*sandbox))
+                .cloned()
+                .collect();
+        }
         for sandbox in sandboxes {
-            if self.namespaces.contains_key(&sandbox) {
+            if self.namespaces.contains_key(&sandbox) || !self.asked_namespaces.insert(sandbox.clone()) {
                 continue;
             }
-            match number_namespace(&self.requests, &sandbox).await {
-                Ok(Some(namespace)) => {
-                    debug!(sandbox = %sandbox.display(), namespace, "namespace numbered");
-                    self.namespaces.insert(sandbox, namespace);
+            let requests = Arc::clone(&self.requests);
+            self.answers.push(
+                async move {
+                    let number = number_namespace(&requests, &sandbox).await;
+                    Answer::Namespace(sandbox, number)
                 }
-                Ok(None) => {}
-                Err(error) => {
-                    if self.unusable.insert(sandbox.clone()) {
-                        debug!(sandbox = %sandbox.display(), %error, "namespace not numbered yet");
-                    }
-                }
-            }
+                .boxed(),
+            );
         }
+    }
+
+    /// Lets the source's newest state take effect once its namespaces have been asked for; true if it does now.
+    fn adopt(&mut self) -> bool {
+        if self.awaited.is_empty()
+            && let Some(incoming) = self.incoming.take()
+        {
+            self.taken = incoming;
+            return true;
+        }
+        false
     }
 
     /// Finds the ports of containers that are being started by their MAC address.
     ///
     /// Looked at are only ports that lead into a namespace of no known container: a running container may give
     /// itself any address, one that is not running yet cannot. What was found to fit is not looked at again.
-    async fn look_at_other_ends(&mut self) {
+    fn look_at_other_ends(&mut self) {
         let Some(containers) = self.taken.containers() else {
             return;
         };
@@ -326,22 +464,28 @@ impl Run {
             let (Some(namespace), Some(peer)) = (link.netns_id, link.peer) else {
                 continue;
             };
-            if numbered.contains(&namespace) || self.other_ends.contains_key(&link.ifindex) {
+            if numbered.contains(&namespace)
+                || self.other_ends.contains_key(&link.ifindex)
+                || !self.asked_other_ends.insert(link.ifindex)
+            {
                 continue;
             }
-            match self.requests.mac_in(namespace, peer).await {
-                Ok(Some(mac)) if wanted.contains(&mac) => {
-                    self.other_ends.insert(link.ifindex, mac);
+            let (requests, port) = (Arc::clone(&self.requests), link.ifindex);
+            self.answers.push(
+                async move {
+                    let mac = requests.mac_in(namespace, peer).await;
+                    Answer::OtherEnd { port, namespace, mac }
                 }
-                Ok(_) => {}
-                // The container is known anyway as soon as the engine has started it.
-                Err(error) => debug!(port = link.name, %error, "other end not seen"),
-            }
+                .boxed(),
+            );
         }
     }
 
     /// Publishes what is known if it differs from what was published; returns whether a port is still wanted.
     fn publish(&mut self, seen: Instant) -> bool {
+        if !self.dumped {
+            return false;
+        }
         let known = match &self.taken {
             Taken::Engine(state) => Known::Engine {
                 containers: &state.containers,
@@ -409,10 +553,10 @@ impl Run {
 }
 
 /// The number of the namespace that a file stands for. Neither enters it nor needs rights on its processes.
-async fn number_namespace(
-    requests: &Requests,
-    sandbox: &Path,
-) -> Result<Option<i32>, Box<dyn std::error::Error + Send + Sync>> {
-    let file = File::open(sandbox)?;
-    Ok(requests.namespace_id(file.as_fd()).await?)
+async fn number_namespace(requests: &Requests, sandbox: &Path) -> Result<Option<i32>, NamespaceError> {
+    let file = File::open(sandbox).map_err(NamespaceError::Open)?;
+    requests
+        .namespace_id(file.as_fd())
+        .await
+        .map_err(NamespaceError::Netlink)
 }
