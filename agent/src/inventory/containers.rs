@@ -1,6 +1,11 @@
 //! What a container engine told us, as plain values. Knows nothing of interfaces; [`super::merge`] joins the two.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
@@ -81,6 +86,20 @@ impl Container {
     pub fn service(&self) -> Option<String> {
         self.labels.get(SERVICE_LABEL).cloned()
     }
+}
+
+/// The labels that were given to the container. The engine mixes those of its image in, and whoever builds an image
+/// must not choose identities.
+#[must_use]
+pub fn own_labels(
+    labels: Option<HashMap<String, String>>,
+    image_labels: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    labels
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|(key, value)| image_labels.get(key) != Some(value))
+        .collect()
 }
 
 /// Reads a MAC address; what is absent or malformed is none.

@@ -24,14 +24,14 @@ use bollard::{
 use futures_util::{Stream, StreamExt};
 
 use super::{
-    containers::{Attachment, Container, Network, NetworkMode, parse_mac},
+    containers::{Attachment, Container, Network, NetworkMode, own_labels, parse_mac},
     resolvers,
     snapshot::{Protocol, Published},
 };
 
+mod url;
 pub(super) mod watch;
 
-const DEFAULT_URL: &str = "unix:///var/run/docker.sock";
 /// No request may take longer; one that does has failed. An inspection waits while the engine starts or stops
 /// that container.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -85,17 +85,16 @@ pub(super) struct Client {
 impl Client {
     /// Connects to `url`, else to what `DOCKER_HOST` names, else to the usual socket.
     pub(super) async fn connect(url: Option<&str>) -> Result<Self, DockerError> {
-        let environment = std::env::var("DOCKER_HOST").ok().filter(|url| !url.is_empty());
-        let url = url.or(environment.as_deref()).unwrap_or(DEFAULT_URL);
+        let url = &url::resolve(url);
         let use_error = |source| DockerError::Url {
-            url: url.to_owned(),
+            url: url.clone(),
             source,
         };
         let seconds = REQUEST_TIMEOUT.as_secs();
         let docker = match url.split_once("://") {
             Some(("unix", _)) => Docker::connect_with_unix(url, seconds, API_DEFAULT_VERSION),
             Some(("tcp" | "http", _)) => Docker::connect_with_http(url, seconds, API_DEFAULT_VERSION),
-            _ => Err(bollard::errors::Error::UnsupportedURISchemeError { uri: url.to_owned() }),
+            _ => Err(bollard::errors::Error::UnsupportedURISchemeError { uri: url.clone() }),
         }
         .map_err(use_error)?;
         let docker = match tokio::time::timeout(REQUEST_TIMEOUT, docker.negotiate_version()).await {
@@ -241,13 +240,6 @@ impl Client {
     }
 }
 
-/// The path of the socket that `url`, or what stands in for it, names.
-pub(super) fn socket_path(url: Option<&str>) -> Option<PathBuf> {
-    let environment = std::env::var("DOCKER_HOST").ok().filter(|url| !url.is_empty());
-    let url = url.or(environment.as_deref()).unwrap_or(DEFAULT_URL);
-    url.strip_prefix("unix://").map(PathBuf::from)
-}
-
 /// Waits for a request, but not for long.
 async fn limited<T>(
     what: &'static str,
@@ -385,19 +377,6 @@ fn container_of(
         },
         resolvers,
     })
-}
-
-/// The labels that were given to the container. The engine mixes those of its image in, and whoever builds an image
-/// must not choose identities.
-fn own_labels(
-    labels: Option<HashMap<String, String>>,
-    image_labels: &BTreeMap<String, String>,
-) -> BTreeMap<String, String> {
-    labels
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|(key, value)| image_labels.get(key) != Some(value))
-        .collect()
 }
 
 /// What a list says of a container that is being started. Its published ports and resolvers of its own follow with

@@ -11,97 +11,29 @@ use std::{
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     time::{MissedTickBehavior, interval, sleep},
 };
 use tracing::{debug, info, warn};
 
 use super::{
     Update,
-    containers::{Containers, NetworkMode},
-    docker::watch::EngineState,
-    file::FileState,
     links::{Change, Links, Moment},
     merge::{Known, merge},
     netlink::{self, NetlinkError, Notifications, Requests},
     snapshot::Snapshot,
 };
 
+pub(super) use feed::Feed;
+use feed::Taken;
+
+mod feed;
+
 /// Notifications can get lost without the kernel noticing that they did.
 const DUMP: Duration = Duration::from_secs(2);
 /// How often a container whose port is not known yet is looked at again.
 const PENDING: Duration = Duration::from_millis(250);
 const REOPEN: Duration = Duration::from_millis(500);
-
-/// Where the source's states come from.
-pub(super) enum Feed {
-    Engine {
-        receiver: watch::Receiver<EngineState>,
-        /// Containers about which the kernel knows more than the engine has said.
-        hint: mpsc::Sender<String>,
-    },
-    File {
-        receiver: watch::Receiver<FileState>,
-    },
-}
-
-/// The source's state as the loop last took it.
-enum Taken {
-    Engine(EngineState),
-    File(FileState),
-}
-
-impl Feed {
-    /// Waits for a new state; for ever once the source's task is gone.
-    async fn changed(&mut self) {
-        let ended = match self {
-            Self::Engine { receiver, .. } => receiver.changed().await.is_err(),
-            Self::File { receiver } => receiver.changed().await.is_err(),
-        };
-        if ended {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    fn take(&mut self) -> Taken {
-        match self {
-            Self::Engine { receiver, .. } => Taken::Engine(receiver.borrow_and_update().clone()),
-            Self::File { receiver } => Taken::File(receiver.borrow_and_update().clone()),
-        }
-    }
-}
-
-impl Taken {
-    fn status(&self) -> (bool, bool, Option<&String>) {
-        match self {
-            Self::Engine(state) => (state.connected, state.complete, state.error.as_ref()),
-            Self::File(state) => (state.connected, state.complete, state.error.as_ref()),
-        }
-    }
-
-    /// The files that stand for namespaces in which a container has an interface.
-    fn sandboxes(&self) -> BTreeSet<PathBuf> {
-        self.containers()
-            .into_iter()
-            .flat_map(|containers| containers.containers.values())
-            .filter(|container| container.network_mode == NetworkMode::Own)
-            .filter(|container| {
-                container
-                    .attachments
-                    .iter()
-                    .any(|attachment| attachment.mac.is_some())
-            })
-            .filter_map(|container| container.sandbox.clone())
-            .collect()
-    }
-
-    fn containers(&self) -> Option<&Containers> {
-        match self {
-            Self::Engine(state) => Some(&state.containers),
-            Self::File(_) => None,
-        }
-    }
-}
 
 /// Why the loop goes round.
 enum Woken {

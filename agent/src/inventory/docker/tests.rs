@@ -148,6 +148,41 @@ fn what_is_missing_or_odd_is_left_out() {
 }
 
 #[test]
+fn a_container_that_is_being_started() {
+    let network: NetworkInspect = serde_json::from_value(serde_json::json!({
+        "Name": "six", "Id": "net6", "Containers": {
+            "c1": { "MacAddress": "02:42:ac:1e:00:02", "IPv4Address": "172.30.0.2/24", "IPv6Address": "2001:db8:30::2/64" },
+            "c2": { "MacAddress": "02:42:ac:1e:00:03", "IPv4Address": "172.30.0.3/24", "IPv6Address": "" },
+        }
+    }))
+    .unwrap();
+    assert_eq!(
+        attachment_of(network.clone(), "c2").unwrap().addresses,
+        addresses(&["172.30.0.3"])
+    );
+    assert_eq!(attachment_of(network.clone(), "absent"), None);
+    let attachment = attachment_of(network, "c1").unwrap();
+    assert_eq!(attachment.mac, Some([2, 0x42, 0xac, 0x1e, 0, 2]));
+    assert_eq!(attachment.addresses, addresses(&["172.30.0.2", "2001:db8:30::2"]));
+
+    let summary: ContainerSummary = serde_json::from_value(serde_json::json!({
+        "Id": "c1", "Names": ["/other/alias", "/web"], "State": "created",
+        "Labels": { "com.docker.compose.service": "web", "com.docker.compose.project": "lab" },
+    }))
+    .unwrap();
+    let image = [("com.docker.compose.service".to_owned(), "web".to_owned())].into();
+    let container = starting_of(summary, vec![attachment], &image, Vec::new).unwrap();
+    assert_eq!(
+        (container.name.as_str(), container.sandbox.as_ref()),
+        ("web", None)
+    );
+    assert_eq!(
+        (container.project().as_deref(), container.service()),
+        (Some("lab"), None)
+    );
+}
+
+#[test]
 fn networks_and_their_bridges() {
     let models: Vec<NetworkModel> = serde_json::from_str(NETWORKS).unwrap();
     let mut networks: Vec<Network> = models

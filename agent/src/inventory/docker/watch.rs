@@ -16,7 +16,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::{Client, DockerError, Event, socket_path};
+use super::{Client, DockerError, Event, url::socket_path};
 use crate::inventory::{
     containers::{Container, Containers, Network},
     links::Moment,
