@@ -3,6 +3,7 @@
 
 use crate::{
     identity,
+    packet::Address,
     policy::{OUT_OF_PROFILE, PolicyTable, Scope, Subject, UNNAMED},
     verdict::{Direction, DropReason, Mode, Severity, Verdict},
 };
@@ -11,6 +12,8 @@ use crate::{
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PartyKind {
+    /// Nobody that is known.
+    Unknown = 0,
     /// An endpoint of an instance that a policy applies to.
     Covered = 1,
     /// Any other container on a watched bridge.
@@ -32,24 +35,15 @@ pub struct Party {
 }
 
 impl Party {
+    /// Nobody that is known.
+    pub const UNKNOWN: Self = Self { kind: PartyKind::Unknown, identity: identity::UNKNOWN, instance: 0 };
     /// The host's own stack.
-    pub const HOST: Self = Self {
-        kind: PartyKind::Host,
-        identity: identity::HOST,
-        instance: 0,
-    };
+    pub const HOST: Self = Self { kind: PartyKind::Host, identity: identity::HOST, instance: 0 };
     /// Everything behind an uplink.
-    pub const WORLD: Self = Self {
-        kind: PartyKind::World,
-        identity: identity::WORLD,
-        instance: 0,
-    };
+    pub const WORLD: Self = Self { kind: PartyKind::World, identity: identity::WORLD, instance: 0 };
     /// A container that nothing is known of.
-    pub const UNMANAGED: Self = Self {
-        kind: PartyKind::Unmanaged,
-        identity: identity::UNMANAGED,
-        instance: 0,
-    };
+    pub const UNMANAGED: Self =
+        Self { kind: PartyKind::Unmanaged, identity: identity::UNMANAGED, instance: 0 };
 }
 
 /// An attempt to open a flow.
@@ -57,9 +51,9 @@ impl Party {
 pub struct Attempt {
     pub source: Party,
     pub destination: Party,
-    /// As the deciding hook sees them; IPv4 as `::ffff:a.b.c.d`.
-    pub source_address: [u8; 16],
-    pub destination_address: [u8; 16],
+    /// As the deciding hook sees them.
+    pub source_address: Address,
+    pub destination_address: Address,
     /// TCP, UDP or ICMP.
     pub protocol: u8,
     /// The port that is called, 0 for ICMP echo.
@@ -91,19 +85,9 @@ pub struct Decision {
 #[inline(always)]
 pub fn decide(table: &impl PolicyTable, attempt: &Attempt) -> Decision {
     let (direction, subject_party, peer, address) = if attempt.destination.kind == PartyKind::Covered {
-        (
-            Direction::Ingress,
-            &attempt.destination,
-            &attempt.source,
-            &attempt.source_address,
-        )
+        (Direction::Ingress, &attempt.destination, &attempt.source, &attempt.source_address)
     } else if attempt.source.kind == PartyKind::Covered {
-        (
-            Direction::Egress,
-            &attempt.source,
-            &attempt.destination,
-            &attempt.destination_address,
-        )
+        (Direction::Egress, &attempt.source, &attempt.destination, &attempt.destination_address)
     } else {
         return Decision {
             verdict: Verdict::Forwarded,
@@ -153,7 +137,7 @@ fn peer_class(
     subject: u32,
     direction: Direction,
     peer: &Party,
-    address: &[u8; 16],
+    address: &Address,
 ) -> u32 {
     let scope = match (direction, peer.kind) {
         (Direction::Ingress, PartyKind::World) => Scope::FromWorld,
@@ -166,9 +150,7 @@ fn peer_class(
     if row.flags & scope.flag() == 0 {
         return peer.identity;
     }
-    table
-        .address_class(subject, scope, address)
-        .unwrap_or(peer.identity)
+    table.address_class(subject, scope, address).unwrap_or(peer.identity)
 }
 
 #[inline(always)]
@@ -186,7 +168,11 @@ fn denial_reason(
         return DropReason::NotInProfile;
     }
     if direction == Direction::Egress {
-        return DropReason::EgressDenied;
+        return if peer.kind == PartyKind::Unknown {
+            DropReason::UnknownDestination
+        } else {
+            DropReason::EgressDenied
+        };
     }
     match peer.kind {
         PartyKind::Covered => {
@@ -202,6 +188,7 @@ fn denial_reason(
         PartyKind::Host => DropReason::HostDenied,
         PartyKind::World => DropReason::NotExposed,
         PartyKind::Unmanaged => DropReason::NoRule,
+        PartyKind::Unknown => DropReason::UnknownSource,
     }
 }
 

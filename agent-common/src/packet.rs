@@ -17,21 +17,169 @@ pub const TCP_SYN: u8 = 0x02;
 pub const TCP_RST: u8 = 0x04;
 pub const TCP_ACK: u8 = 0x10;
 
-/// The prefix of IPv4 addresses in 16-byte form (RFC 4291, 2.5.5.2).
-pub const IPV4_PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+/// An IPv6 address, or an IPv4 address as `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2).
+///
+/// Two words in network byte order, because the BPF target copies and compares bytes one by one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address([u64; 2]);
 
-/// An IPv4 address in 16-byte form.
-#[inline(always)]
-#[must_use]
-pub const fn from_ipv4(address: [u8; 4]) -> [u8; 16] {
-    let mut mapped = [0; 16];
-    mapped[10] = 0xff;
-    mapped[11] = 0xff;
-    mapped[12] = address[0];
-    mapped[13] = address[1];
-    mapped[14] = address[2];
-    mapped[15] = address[3];
-    mapped
+impl Address {
+    /// `::`, which belongs to nobody.
+    pub const UNSPECIFIED: Self = Self([0; 2]);
+
+    /// From the 16 bytes as they go over the wire.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        let value = u128::from_be_bytes(bytes);
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+        Self([((value >> 64) as u64).to_be(), (value as u64).to_be()])
+    }
+
+    /// From two words as they lie in the packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_words(words: [u64; 2]) -> Self {
+        Self(words)
+    }
+
+    /// From an IPv4 address as it lies in the packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_ipv4_be(address: u32) -> Self {
+        Self([0, (0xffff_0000_0000 | u32::from_be(address) as u64).to_be()])
+    }
+
+    /// An IPv4 address in 16-byte form.
+    #[must_use]
+    pub const fn from_ipv4(bytes: [u8; 4]) -> Self {
+        Self::from_ipv4_be(u32::from_ne_bytes(bytes))
+    }
+
+    /// The words as they lie in the packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u64; 2] {
+        self.0
+    }
+
+    /// The 16 bytes as they go over the wire.
+    #[must_use]
+    pub const fn bytes(&self) -> [u8; 16] {
+        (((u64::from_be(self.0[0]) as u128) << 64) | u64::from_be(self.0[1]) as u128).to_be_bytes()
+    }
+
+    /// The two halves in host order.
+    #[inline(always)]
+    const fn halves(&self) -> (u64, u64) {
+        (u64::from_be(self.0[0]), u64::from_be(self.0[1]))
+    }
+
+    /// The IPv4 address in host order, if this is one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ipv4(&self) -> Option<u32> {
+        let (high, low) = self.halves();
+        #[expect(clippy::cast_possible_truncation, reason = "the low half is the address")]
+        if high == 0 && low >> 32 == 0xffff { Some(low as u32) } else { None }
+    }
+
+    /// Whether this is an IPv4 address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_ipv4(&self) -> bool {
+        self.ipv4().is_some()
+    }
+
+    /// Whether the address names a group: multicast, or IPv4 limited broadcast.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_group(&self) -> bool {
+        match self.ipv4() {
+            Some(address) => address >> 28 >= 0xe,
+            None => self.halves().0 >> 56 == 0xff,
+        }
+    }
+
+    /// Whether the address is IPv6 link-local (fe80::/10).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_link_local_ipv6(&self) -> bool {
+        self.halves().0 >> 54 == 0xfe80 >> 6
+    }
+
+    /// Whether no packet may carry this source address on a wire, whoever sends it.
+    ///
+    /// Loopback, multicast, unspecified, broadcast, class E, and the IPv6 ranges that stand for IPv4 addresses
+    /// (RFC 4291, RFC 6052): they would confuse whatever compares addresses.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_impossible_source(&self) -> bool {
+        match self.ipv4() {
+            Some(address) => matches!(address >> 24, 0 | 127 | 224..),
+            None => self.halves().0 >> 56 == 0xff || self.is_impossible_ipv6(),
+        }
+    }
+
+    /// Whether no packet may carry this destination address on a wire.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_impossible_destination(&self) -> bool {
+        match self.ipv4() {
+            Some(u32::MAX) => false,
+            Some(address) => matches!(address >> 24, 0 | 127 | 240..),
+            None => self.is_impossible_ipv6(),
+        }
+    }
+
+    /// ::/96 holds `::`, `::1` and the IPv4-compatible addresses; 64:ff9b::/96 is NAT64.
+    #[inline(always)]
+    const fn is_impossible_ipv6(&self) -> bool {
+        let (high, low) = self.halves();
+        low >> 32 == 0 && (high == 0 || high == 0x0064_ff9b_0000_0000)
+    }
+}
+
+/// An Ethernet address, its six bytes as one number.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(u64);
+
+impl Mac {
+    /// From the six bytes as they go over the wire.
+    #[must_use]
+    pub const fn new(bytes: [u8; 6]) -> Self {
+        let [a, b, c, d, e, f] = bytes;
+        Self::from_shorts([
+            u16::from_ne_bytes([a, b]),
+            u16::from_ne_bytes([c, d]),
+            u16::from_ne_bytes([e, f]),
+        ])
+    }
+
+    /// From three half-words as they lie in the packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_shorts(shorts: [u16; 3]) -> Self {
+        let [a, b, c] = shorts;
+        Self(((u16::from_be(a) as u64) << 32) | ((u16::from_be(b) as u64) << 16) | u16::from_be(c) as u64)
+    }
+
+    /// The six bytes as they go over the wire.
+    #[must_use]
+    pub const fn bytes(&self) -> [u8; 6] {
+        let [_, _, a, b, c, d, e, f] = self.0.to_be_bytes();
+        [a, b, c, d, e, f]
+    }
+
+    /// The link-local address that an interface with this MAC gives itself (RFC 4291, appendix A).
+    #[inline(always)]
+    #[must_use]
+    pub const fn link_local(&self) -> Address {
+        let interface = ((self.0 & 0xffff_ff00_0000) << 16) | 0xff_fe00_0000 | (self.0 & 0xff_ffff);
+        Address([0xfe80_0000_0000_0000_u64.to_be(), (interface ^ 0x0200_0000_0000_0000).to_be()])
+    }
 }
 
 /// What the packet wants, as far as flows are concerned.
@@ -53,9 +201,8 @@ pub enum Intent {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// IPv4 as `::ffff:a.b.c.d`.
-    pub source: [u8; 16],
-    pub destination: [u8; 16],
+    pub source: Address,
+    pub destination: Address,
     /// In host order. An echo's identifier stands on the side of whoever asks, 0 on the other.
     pub source_port: u16,
     pub destination_port: u16,
@@ -67,6 +214,7 @@ pub struct Packet {
     pub _pad: u8,
     /// The TCP sequence number, else 0.
     pub sequence: u32,
+    pub _pad2: u32,
 }
 
 /// What a TCP flags byte means for flows; `None` for combinations that no stack sends.
@@ -84,67 +232,7 @@ pub const fn tcp_intent(flags: u8) -> Option<Intent> {
     }
 }
 
-/// Whether no packet may carry this source address on a wire, whoever sends it.
-///
-/// Loopback, multicast, unspecified, broadcast, class E, and the IPv6 ranges that stand for IPv4
-/// addresses (RFC 4291, RFC 6052): they would confuse whatever compares addresses.
-#[inline(always)]
-#[must_use]
-pub fn is_impossible_source(address: &[u8; 16]) -> bool {
-    if is_ipv4(address) {
-        let first = address[12];
-        first == 0 || first == 127 || first >= 224
-    } else {
-        address[0] == 0xff || is_impossible_ipv6(address)
-    }
-}
-
-/// Whether no packet may carry this destination address on a wire.
-#[inline(always)]
-#[must_use]
-pub fn is_impossible_destination(address: &[u8; 16]) -> bool {
-    if is_ipv4(address) {
-        let first = address[12];
-        let broadcast = u32::from_be_bytes([address[12], address[13], address[14], address[15]]) == u32::MAX;
-        first == 0 || first == 127 || (first >= 240 && !broadcast)
-    } else {
-        is_impossible_ipv6(address)
-    }
-}
-
-/// Whether the address names a group: multicast or IPv4 limited broadcast.
-#[inline(always)]
-#[must_use]
-pub fn is_group(address: &[u8; 16]) -> bool {
-    if is_ipv4(address) {
-        address[12] >= 224
-    } else {
-        address[0] == 0xff
-    }
-}
-
-/// Whether the address is IPv6 link-local (fe80::/10).
-#[inline(always)]
-#[must_use]
-pub fn is_link_local_ipv6(address: &[u8; 16]) -> bool {
-    address[0] == 0xfe && address[1] & 0xc0 == 0x80
-}
-
-/// Whether the address is an IPv4 address in 16-byte form.
-#[inline(always)]
-#[must_use]
-pub fn is_ipv4(address: &[u8; 16]) -> bool {
-    (u128::from_be_bytes(*address) >> 32) == 0xffff
-}
-
-#[inline(always)]
-fn is_impossible_ipv6(address: &[u8; 16]) -> bool {
-    let value = u128::from_be_bytes(*address);
-    // ::/96 holds `::`, `::1` and the IPv4-compatible addresses; 64:ff9b::/96 is NAT64.
-    value >> 32 == 0 || value >> 32 == 0x0064_ff9b_0000_0000_0000_0000
-}
-
-const _: () = assert!(size_of::<Packet>() == 44);
+const _: () = assert!(size_of::<Packet>() == 48);
 
 #[cfg(test)]
 mod tests {
@@ -160,29 +248,43 @@ mod tests {
 
     #[test]
     fn combinations_that_no_stack_sends_are_invalid() {
-        for flags in [
-            0,
-            TCP_FIN,
-            0x29,
-            TCP_SYN | TCP_FIN,
-            TCP_SYN | TCP_RST,
-            TCP_FIN | TCP_RST,
-            0x08,
-        ] {
+        for flags in [0, TCP_FIN, 0x29, TCP_SYN | TCP_FIN, TCP_SYN | TCP_RST, TCP_FIN | TCP_RST, 0x08] {
             assert_eq!(tcp_intent(flags), None, "{flags:#x}");
         }
     }
 
     #[test]
+    fn impossible_addresses_are_known() {
+        let v6 = |text: &str| Address::new(text.parse::<core::net::Ipv6Addr>().unwrap().octets());
+        for source in ["::", "::1", "::192.0.2.1", "64:ff9b::c000:201", "ff02::1"] {
+            assert!(v6(source).is_impossible_source(), "{source}");
+        }
+        for source in ["2001:db8::1", "fe80::1", "64:ff9b:1::1", "fd00::ffff:1"] {
+            assert!(!v6(source).is_impossible_source(), "{source}");
+            assert!(!v6(source).is_impossible_destination(), "{source}");
+        }
+        for source in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [240, 0, 0, 1], [255, 255, 255, 255]] {
+            assert!(Address::from_ipv4(source).is_impossible_source(), "{source:?}");
+        }
+        assert!(!Address::from_ipv4([172, 17, 0, 2]).is_impossible_source());
+        assert!(!Address::from_ipv4([255, 255, 255, 255]).is_impossible_destination());
+        assert!(Address::from_ipv4([255, 255, 255, 255]).is_group());
+        assert!(v6("::ffff:192.0.2.1").is_ipv4());
+        assert!(!v6("::fffe:192.0.2.1").is_ipv4());
+    }
+
+    #[test]
+    fn a_mac_gives_its_link_local_address() {
+        let mac = Mac::new([0x02, 0x42, 0xac, 0x11, 0x00, 0x02]);
+        let expected: core::net::Ipv6Addr = "fe80::42:acff:fe11:2".parse().unwrap();
+        assert_eq!(mac.link_local(), Address::new(expected.octets()));
+        assert_eq!(mac.link_local().bytes(), expected.octets());
+        assert_eq!(mac.bytes(), [0x02, 0x42, 0xac, 0x11, 0x00, 0x02]);
+    }
+
+    #[test]
     fn the_rest_continues() {
-        for flags in [
-            TCP_ACK,
-            TCP_SYN | TCP_ACK,
-            TCP_FIN | TCP_ACK,
-            TCP_RST,
-            TCP_RST | TCP_ACK,
-            0x18,
-        ] {
+        for flags in [TCP_ACK, TCP_SYN | TCP_ACK, TCP_FIN | TCP_ACK, TCP_RST, TCP_RST | TCP_ACK, 0x18] {
             assert_eq!(tcp_intent(flags), Some(Intent::Continue), "{flags:#x}");
         }
     }

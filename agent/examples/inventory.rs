@@ -17,9 +17,7 @@ async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let source = match arguments.next().as_deref() {
         Some("--file") => Source::File(PathBuf::from(arguments.next().unwrap_or_default())),
-        url => Source::Docker {
-            url: url.map(str::to_owned),
-        },
+        url => Source::Docker { url: url.map(str::to_owned) },
     };
     let handle = inventory::start(source)?;
     let mut updates = handle.updates();

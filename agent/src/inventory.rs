@@ -103,10 +103,7 @@ pub fn start(source: Source) -> Result<InventoryHandle, netlink::NetlinkError> {
         }
     };
     tasks.spawn(run::run(sockets, feed, origin, sender));
-    Ok(InventoryHandle {
-        updates,
-        _tasks: tasks,
-    })
+    Ok(InventoryHandle { updates, _tasks: tasks })
 }
 
 /// Reads the host once: waits until everything is known or the source has failed, at most `limit`.
@@ -116,9 +113,7 @@ pub async fn once(source: Source, limit: Duration) -> Result<Update, netlink::Ne
     let handle = start(source)?;
     let mut updates = handle.updates();
     // The watch ends only with the handle, and the limit is what the caller asked for.
-    let settled = tokio::time::timeout(limit, updates.wait_for(Update::is_settled))
-        .await
-        .is_ok();
+    let settled = tokio::time::timeout(limit, updates.wait_for(Update::is_settled)).await.is_ok();
     tracing::debug!(settled, "inventory read once");
     let update = updates.borrow().clone();
     Ok(update)

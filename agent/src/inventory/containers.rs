@@ -121,13 +121,7 @@ mod tests {
     #[test]
     fn mac_addresses() {
         assert_eq!(parse_mac("02:42:ac:11:00:02"), Some([2, 0x42, 0xac, 0x11, 0, 2]));
-        for wrong in [
-            "",
-            "02:42:ac:11:00",
-            "02:42:ac:11:00:02:03",
-            "2:42:ac:11:0:2",
-            "zz:42:ac:11:00:02",
-        ] {
+        for wrong in ["", "02:42:ac:11:00", "02:42:ac:11:00:02:03", "2:42:ac:11:0:2", "zz:42:ac:11:00:02"] {
             assert_eq!(parse_mac(wrong), None, "{wrong}");
         }
     }

@@ -86,10 +86,7 @@ impl Client {
     /// Connects to `url`, else to what `DOCKER_HOST` names, else to the usual socket.
     pub(super) async fn connect(url: Option<&str>) -> Result<Self, DockerError> {
         let url = &url::resolve(url);
-        let use_error = |source| DockerError::Url {
-            url: url.clone(),
-            source,
-        };
+        let use_error = |source| DockerError::Url { url: url.clone(), source };
         let seconds = REQUEST_TIMEOUT.as_secs();
         let docker = match url.split_once("://") {
             Some(("unix", _)) => Docker::connect_with_unix(url, seconds, API_DEFAULT_VERSION),
@@ -100,15 +97,10 @@ impl Client {
         let docker = match tokio::time::timeout(REQUEST_TIMEOUT, docker.negotiate_version()).await {
             Ok(docker) => docker.map_err(use_error)?,
             Err(_elapsed) => {
-                return Err(DockerError::TimedOut {
-                    what: "ask the engine for its version",
-                });
+                return Err(DockerError::TimedOut { what: "ask the engine for its version" });
             }
         };
-        Ok(Self {
-            docker,
-            images: Arc::default(),
-        })
+        Ok(Self { docker, images: Arc::default() })
     }
 
     /// What happens from a moment ago on: the engine replays what fell between the two requests when a list is
@@ -117,16 +109,10 @@ impl Client {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let since = now.saturating_sub(Duration::from_secs(1)).as_secs().to_string();
         let filters = HashMap::from([("type", vec!["container", "network"])]);
-        let options = EventsOptionsBuilder::new()
-            .since(&since)
-            .filters(&filters)
-            .build();
+        let options = EventsOptionsBuilder::new().since(&since).filters(&filters).build();
         self.docker.events(Some(options)).map(|event| match event {
             Ok(event) => Ok(event_of(event)),
-            Err(source) => Err(DockerError::Request {
-                what: "follow the engine's events",
-                source,
-            }),
+            Err(source) => Err(DockerError::Request { what: "follow the engine's events", source }),
         })
     }
 
@@ -138,15 +124,9 @@ impl Client {
         networks: &[String],
     ) -> Result<Option<Container>, DockerError> {
         let filters = HashMap::from([("id", vec![id])]);
-        let options = ListContainersOptionsBuilder::new()
-            .all(true)
-            .filters(&filters)
-            .build();
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
         let listed = limited("list a container", self.docker.list_containers(Some(options))).await?;
-        let Some(summary) = listed
-            .into_iter()
-            .find(|summary| summary.id.as_deref() == Some(id))
-        else {
+        let Some(summary) = listed.into_iter().find(|summary| summary.id.as_deref() == Some(id)) else {
             return Ok(None);
         };
         let image_labels = match summary.image_id.as_deref() {
@@ -155,9 +135,7 @@ impl Client {
         };
         let mut attachments = Vec::new();
         for network in networks {
-            let request = self
-                .docker
-                .inspect_network(network, None::<InspectNetworkOptions>);
+            let request = self.docker.inspect_network(network, None::<InspectNetworkOptions>);
             if let Some(network) = found(limited("inspect a network", request).await)? {
                 attachments.extend(attachment_of(network, id));
             }
@@ -173,24 +151,15 @@ impl Client {
     /// The ids of all containers that have, or will soon have again, a running process.
     pub(super) async fn container_ids(&self) -> Result<BTreeSet<String>, DockerError> {
         let filters = HashMap::from([("status", vec!["running", "paused", "restarting"])]);
-        let options = ListContainersOptionsBuilder::new()
-            .all(true)
-            .filters(&filters)
-            .build();
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
         let containers = limited("list containers", self.docker.list_containers(Some(options))).await?;
-        Ok(containers
-            .into_iter()
-            .filter_map(|container| container.id)
-            .collect())
+        Ok(containers.into_iter().filter_map(|container| container.id).collect())
     }
 
     /// All networks by id.
     pub(super) async fn networks(&self) -> Result<BTreeMap<String, Network>, DockerError> {
-        let networks = limited(
-            "list networks",
-            self.docker.list_networks(None::<ListNetworksOptions>),
-        )
-        .await?;
+        let networks =
+            limited("list networks", self.docker.list_networks(None::<ListNetworksOptions>)).await?;
         Ok(networks.into_iter().filter_map(network_of).collect())
     }
 
@@ -204,32 +173,17 @@ impl Client {
             Some(image) => self.image_labels(image).await?,
             None => Arc::default(),
         };
-        let own = response
-            .resolv_conf_path
-            .as_deref()
-            .and_then(|path| std::fs::read_to_string(path).ok());
-        Ok(container_of(
-            response,
-            &image_labels,
-            own.as_deref(),
-            host_resolvers,
-        ))
+        let own = response.resolv_conf_path.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
+        Ok(container_of(response, &image_labels, own.as_deref(), host_resolvers))
     }
 
     /// The labels of an image. None if it was removed under its container: then nothing is known to come from it.
     async fn image_labels(&self, image: &str) -> Result<ImageLabels, DockerError> {
-        if let Some(labels) = self
-            .images
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(image)
-        {
+        if let Some(labels) = self.images.lock().unwrap_or_else(PoisonError::into_inner).get(image) {
             return Ok(Arc::clone(labels));
         }
         let response = found(limited("inspect an image", self.docker.inspect_image(image)).await)?;
-        let labels = response
-            .and_then(|image| image.config?.labels)
-            .unwrap_or_default();
+        let labels = response.and_then(|image| image.config?.labels).unwrap_or_default();
         let labels = Arc::new(labels.into_iter().collect());
         let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
         if images.len() >= IMAGE_CACHE {
@@ -270,9 +224,7 @@ fn event_of(event: EventMessage) -> Event {
             actor.id.map_or(Event::Irrelevant, Event::Container)
         }
         (Some(EventMessageTypeEnum::NETWORK), "connect" | "disconnect") => {
-            let container = actor
-                .attributes
-                .and_then(|mut attributes| attributes.remove("container"));
+            let container = actor.attributes.and_then(|mut attributes| attributes.remove("container"));
             match (container, actor.id) {
                 (Some(container), Some(network)) if action == "connect" => {
                     Event::Connected { container, network }
@@ -304,15 +256,7 @@ fn network_of(network: NetworkModel) -> Option<(String, Network)> {
         .map(|subnet| subnet.trunc())
         .collect();
     subnets.sort();
-    Some((
-        id,
-        Network {
-            name: network.name.unwrap_or_default(),
-            driver,
-            bridge,
-            subnets,
-        },
-    ))
+    Some((id, Network { name: network.name.unwrap_or_default(), driver, bridge, subnets }))
 }
 
 /// A container, if it runs. `resolv_conf` is the text of its own file, where that can be read.
@@ -335,21 +279,11 @@ fn container_of(
         None => NetworkMode::Own,
     };
     // The engine mixes an image's labels into its containers': whoever builds an image must not choose identities.
-    let labels = response
-        .config
-        .and_then(|config| config.labels)
-        .unwrap_or_default();
-    let labels = labels
-        .into_iter()
-        .filter(|(key, value)| image_labels.get(key) != Some(value))
-        .collect();
+    let labels = response.config.and_then(|config| config.labels).unwrap_or_default();
+    let labels = labels.into_iter().filter(|(key, value)| image_labels.get(key) != Some(value)).collect();
     let settings = response.network_settings.unwrap_or_default();
-    let configured: Vec<IpAddr> = host_config
-        .dns
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|server| server.parse().ok())
-        .collect();
+    let configured: Vec<IpAddr> =
+        host_config.dns.unwrap_or_default().iter().filter_map(|server| server.parse().ok()).collect();
     let resolvers = resolv_conf
         .and_then(resolvers::of_container)
         .or_else(|| (!configured.is_empty()).then_some(configured))
@@ -357,24 +291,12 @@ fn container_of(
     let shares = matches!(network_mode, NetworkMode::Container(_));
     Some(Container {
         id: response.id?,
-        name: response
-            .name
-            .unwrap_or_default()
-            .trim_start_matches('/')
-            .to_owned(),
+        name: response.name.unwrap_or_default().trim_start_matches('/').to_owned(),
         labels,
         network_mode,
-        published: if shares {
-            Vec::new()
-        } else {
-            published_of(&settings)
-        },
+        published: if shares { Vec::new() } else { published_of(&settings) },
         sandbox: given(settings.sandbox_key.clone()).map(PathBuf::from),
-        attachments: if shares {
-            Vec::new()
-        } else {
-            attachments_of(settings)
-        },
+        attachments: if shares { Vec::new() } else { attachments_of(settings) },
         resolvers,
     })
 }
@@ -388,10 +310,7 @@ fn starting_of(
     host_resolvers: impl Fn() -> Vec<IpAddr>,
 ) -> Option<Container> {
     // Links add names of the form `/other/alias`.
-    let name = summary
-        .names?
-        .into_iter()
-        .find(|name| name.matches('/').count() == 1)?;
+    let name = summary.names?.into_iter().find(|name| name.matches('/').count() == 1)?;
     Some(Container {
         id: summary.id?,
         name: name.trim_start_matches('/').to_owned(),
@@ -451,22 +370,13 @@ fn published_of(settings: &NetworkSettings) -> Vec<Published> {
             continue;
         };
         for binding in bindings.iter().flatten() {
-            let host = binding
-                .host_ip
-                .as_deref()
-                .filter(|host| !host.is_empty())
-                .unwrap_or("0.0.0.0");
+            let host = binding.host_ip.as_deref().filter(|host| !host.is_empty()).unwrap_or("0.0.0.0");
             let (Ok(host_address), Some(Ok(host_port))) =
                 (host.parse(), binding.host_port.as_deref().map(str::parse))
             else {
                 continue;
             };
-            published.insert(Published {
-                host_address,
-                host_port,
-                container_port,
-                protocol,
-            });
+            published.insert(Published { host_address, host_port, container_port, protocol });
         }
     }
     published.into_iter().collect()

@@ -65,12 +65,7 @@ pub enum FileError {
         source: io::Error,
     },
     #[error("invalid inventory at {}:{line}:{column}: {message}", path.display())]
-    Invalid {
-        path: PathBuf,
-        line: u64,
-        column: u64,
-        message: String,
-    },
+    Invalid { path: PathBuf, line: u64, column: u64, message: String },
 }
 
 #[derive(Deserialize)]
@@ -103,9 +98,7 @@ impl<'de> Deserialize<'de> for PublishedEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         parse_published(&text).map(Self).ok_or_else(|| {
-            D::Error::custom(format_args!(
-                "`{text}` is not a published port such as `0.0.0.0:8080:80/tcp`"
-            ))
+            D::Error::custom(format_args!("`{text}` is not a published port such as `0.0.0.0:8080:80/tcp`"))
         })
     }
 }
@@ -113,9 +106,7 @@ impl<'de> Deserialize<'de> for PublishedEntry {
 fn version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
     match u64::deserialize(deserializer)? {
         1 => Ok(()),
-        other => Err(D::Error::custom(format_args!(
-            "version `{other}` is not supported, only `1`"
-        ))),
+        other => Err(D::Error::custom(format_args!("version `{other}` is not supported, only `1`"))),
     }
 }
 
@@ -124,9 +115,7 @@ fn mac<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<[u8; 6]>, D:
         return Ok(None);
     };
     parse_mac(&text).map(Some).ok_or_else(|| {
-        D::Error::custom(format_args!(
-            "`{text}` is not a MAC address such as `02:00:00:00:00:02`"
-        ))
+        D::Error::custom(format_args!("`{text}` is not a MAC address such as `02:00:00:00:00:02`"))
     })
 }
 
@@ -141,9 +130,7 @@ fn parse_published(text: &str) -> Option<Published> {
     let (host_address, host_port) = match host.rsplit_once(':') {
         None => (IpAddr::V4(Ipv4Addr::UNSPECIFIED), host),
         Some((address, port)) => {
-            let bare = address
-                .strip_prefix('[')
-                .and_then(|address| address.strip_suffix(']'));
+            let bare = address.strip_prefix('[').and_then(|address| address.strip_suffix(']'));
             (bare.unwrap_or(address).parse().ok()?, port)
         }
     };
@@ -167,13 +154,8 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Listed>, FileError> {
     let document: Document = serde_saphyr::from_str(text).map_err(|error| {
         let (error, location) = (error.without_snippet().to_string(), error.location());
         // The place stands in front already.
-        let place = location
-            .as_ref()
-            .map(|at| format!(" at line {}, column {}", at.line(), at.column()));
-        let message = place
-            .and_then(|place| error.strip_suffix(&place))
-            .unwrap_or(&error)
-            .to_owned();
+        let place = location.as_ref().map(|at| format!(" at line {}, column {}", at.line(), at.column()));
+        let message = place.and_then(|place| error.strip_suffix(&place)).unwrap_or(&error).to_owned();
         invalid(location, message)
     })?;
     let mut seen = BTreeSet::new();
@@ -201,10 +183,8 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Listed>, FileError> {
 
 /// Reads an inventory file.
 pub fn read(path: &Path) -> Result<Vec<Listed>, FileError> {
-    let text = std::fs::read_to_string(path).map_err(|source| FileError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
     parse(&text, path)
 }
 
@@ -246,12 +226,7 @@ fn reload(path: &Path, sender: &watch::Sender<FileState>) {
             let changed = !state.connected || *state.listed != listed;
             if changed {
                 info!(path = %path.display(), endpoints = listed.len(), "inventory read");
-                *state = FileState {
-                    listed: Arc::new(listed),
-                    connected: true,
-                    complete: true,
-                    error: None,
-                };
+                *state = FileState { listed: Arc::new(listed), connected: true, complete: true, error: None };
             }
             changed
         }
@@ -277,10 +252,7 @@ enum Changed {
 /// Watches the directory: a file that is replaced by renaming leaves a watch of its own behind.
 fn watch_directory(path: &Path) -> io::Result<EventStream<[u8; 4096]>> {
     let inotify = Inotify::init()?;
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     inotify.watches().add(
         directory,
         WatchMask::CLOSE_WRITE
@@ -350,23 +322,13 @@ endpoints:
         assert_eq!(web.mac, Some([2, 0, 0, 0, 0, 2]));
         assert_eq!(
             web.addresses,
-            [
-                "198.51.100.2".parse::<IpAddr>().unwrap(),
-                "2001:db8:30::2".parse().unwrap()
-            ]
+            ["198.51.100.2".parse::<IpAddr>().unwrap(), "2001:db8:30::2".parse().unwrap()]
         );
         assert_eq!(web.labels["tier"], "front");
         let published: Vec<_> = web
             .published
             .iter()
-            .map(|port| {
-                (
-                    port.host_address.to_string(),
-                    port.host_port,
-                    port.container_port,
-                    port.protocol,
-                )
-            })
+            .map(|port| (port.host_address.to_string(), port.host_port, port.container_port, port.protocol))
             .collect();
         assert_eq!(
             published,
@@ -382,11 +344,7 @@ endpoints:
     #[test]
     fn errors_name_the_place() {
         let cases = [
-            (
-                "version: 2\nendpoints: []\n",
-                ":1:10: ",
-                "version `2` is not supported",
-            ),
+            ("version: 2\nendpoints: []\n", ":1:10: ", "version `2` is not supported"),
             ("version: 1\nendpoints: []\nextra: 1\n", ":3:1: ", "extra"),
             (
                 "version: 1\nendpoints:\n  - {port: a, container: a, addresses: [1.2.3]}\n",
@@ -411,10 +369,7 @@ endpoints:
         ];
         for (text, place, message) in cases {
             let error = parsed(text).unwrap_err();
-            assert!(
-                error.starts_with("invalid inventory at inventory.yaml"),
-                "{error}"
-            );
+            assert!(error.starts_with("invalid inventory at inventory.yaml"), "{error}");
             assert!(error.contains(place), "{error}");
             assert!(error.contains(message), "{error}");
         }
@@ -422,16 +377,7 @@ endpoints:
 
     #[test]
     fn impossible_published_ports() {
-        for wrong in [
-            "",
-            "80",
-            "80/tcp",
-            "0:80",
-            "8080:80/sctp",
-            "host:80:80",
-            "1.2.3.4:x:80",
-            "70000:80",
-        ] {
+        for wrong in ["", "80", "80/tcp", "0:80", "8080:80/sctp", "host:80:80", "1.2.3.4:x:80", "70000:80"] {
             assert_eq!(parse_published(wrong), None, "{wrong}");
         }
     }
@@ -444,16 +390,10 @@ endpoints:
         let task = tokio::spawn(follow(path.clone(), sender));
 
         let one = "version: 1\nendpoints:\n  - {port: a, container: a, addresses: []}\n";
-        receiver
-            .wait_for(|state| state.error.is_some() && !state.complete)
-            .await
-            .unwrap();
+        receiver.wait_for(|state| state.error.is_some() && !state.complete).await.unwrap();
 
         std::fs::write(&path, one).unwrap();
-        receiver
-            .wait_for(|state| state.connected && state.listed.len() == 1)
-            .await
-            .unwrap();
+        receiver.wait_for(|state| state.connected && state.listed.len() == 1).await.unwrap();
 
         std::fs::write(&path, "version: 3").unwrap();
         let state = receiver.wait_for(|state| !state.connected).await.unwrap().clone();
@@ -462,10 +402,7 @@ endpoints:
         let other = directory.path().join("next");
         std::fs::write(&other, "version: 1\nendpoints: []\n").unwrap();
         std::fs::rename(&other, &path).unwrap();
-        receiver
-            .wait_for(|state| state.connected && state.listed.is_empty())
-            .await
-            .unwrap();
+        receiver.wait_for(|state| state.connected && state.listed.is_empty()).await.unwrap();
 
         drop(receiver);
         task.await.unwrap();

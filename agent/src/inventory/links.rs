@@ -132,32 +132,18 @@ mod tests {
     use super::*;
 
     fn link(ifindex: u32) -> Link {
-        Link {
-            ifindex,
-            name: format!("veth{ifindex}"),
-            kind: "veth".to_owned(),
-            ..Link::default()
-        }
+        Link { ifindex, name: format!("veth{ifindex}"), kind: "veth".to_owned(), ..Link::default() }
     }
 
     #[test]
     fn a_link_keeps_the_time_it_appeared() {
         let mut links = Links::default();
         links.apply(Change::Link(link(7)), Moment(5));
-        links.apply(
-            Change::Link(Link {
-                master: Some(3),
-                ..link(7)
-            }),
-            Moment(9),
-        );
+        links.apply(Change::Link(Link { master: Some(3), ..link(7) }), Moment(9));
         assert_eq!(links.links[&7].appeared, Some(Moment(5)));
         assert_eq!(links.links[&7].master, Some(3));
 
-        let dump = Links {
-            links: [(7, link(7)), (8, link(8))].into(),
-            ..Links::default()
-        };
+        let dump = Links { links: [(7, link(7)), (8, link(8))].into(), ..Links::default() };
         links.replace(dump, Moment(20));
         assert_eq!(links.links[&7].appeared, Some(Moment(5)));
         assert_eq!(links.links[&8].appeared, Some(Moment(20)));
@@ -166,29 +152,11 @@ mod tests {
     #[test]
     fn a_bridge_notification_moves_only_the_master() {
         let mut links = Links::default();
-        links.apply(
-            Change::Link(Link {
-                netns_id: Some(4),
-                ..link(7)
-            }),
-            Moment(0),
-        );
-        links.apply(
-            Change::Enslaved {
-                ifindex: 7,
-                master: 3,
-            },
-            Moment(1),
-        );
-        assert_eq!(
-            (links.links[&7].master, links.links[&7].netns_id),
-            (Some(3), Some(4))
-        );
+        links.apply(Change::Link(Link { netns_id: Some(4), ..link(7) }), Moment(0));
+        links.apply(Change::Enslaved { ifindex: 7, master: 3 }, Moment(1));
+        assert_eq!((links.links[&7].master, links.links[&7].netns_id), (Some(3), Some(4)));
         links.apply(Change::Released(7), Moment(2));
-        assert_eq!(
-            (links.links[&7].master, links.links[&7].netns_id),
-            (None, Some(4))
-        );
+        assert_eq!((links.links[&7].master, links.links[&7].netns_id), (None, Some(4)));
     }
 
     #[test]

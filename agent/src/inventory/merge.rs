@@ -41,11 +41,9 @@ pub fn merge(known: Known<'_>, links: &Links) -> Snapshot {
     };
     let watched: BTreeSet<u32> = bridges.iter().map(|bridge| bridge.interface.ifindex).collect();
     let (mut endpoints, mut unenforceable) = match known {
-        Known::Engine {
-            containers,
-            namespaces,
-            other_ends,
-        } => engine_endpoints(containers, namespaces, other_ends, links),
+        Known::Engine { containers, namespaces, other_ends } => {
+            engine_endpoints(containers, namespaces, other_ends, links)
+        }
         Known::File(listed) => (file_endpoints(listed, links), Vec::new()),
     };
     endpoints.sort_by(|a, b| {
@@ -63,18 +61,11 @@ pub fn merge(known: Known<'_>, links: &Links) -> Snapshot {
         .values()
         .filter_map(|link| {
             let bridge = link.master.filter(|master| watched.contains(master))?;
-            Some(Port {
-                interface: interface(link),
-                bridge,
-            })
+            Some(Port { interface: interface(link), bridge })
         })
         .collect();
-    let uplinks = links
-        .links
-        .values()
-        .filter(|link| is_uplink(link, links, &watched))
-        .map(interface)
-        .collect();
+    let uplinks =
+        links.links.values().filter(|link| is_uplink(link, links, &watched)).map(interface).collect();
     let host_addresses: BTreeSet<_> = links.addresses.values().flatten().map(IpNet::addr).collect();
 
     Snapshot {
@@ -120,21 +111,16 @@ fn engine_bridges(containers: &Containers, links: &Links) -> Vec<Bridge> {
 fn is_docker_name(name: &str) -> bool {
     name == "docker0"
         || name.strip_prefix("br-").is_some_and(|id| {
-            id.len() == 12
-                && id
-                    .bytes()
-                    .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+            id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
         })
 }
 
 /// Whether a list of networks without this bridge was taken when the bridge had long been there.
 fn is_refuted(link: &Link, containers: &Containers) -> bool {
-    containers
-        .networks_listed
-        .is_some_and(|listed| match link.appeared {
-            Some(appeared) => listed.0 > appeared.0.saturating_add(REGISTRATION_GRACE),
-            None => true,
-        })
+    containers.networks_listed.is_some_and(|listed| match link.appeared {
+        Some(appeared) => listed.0 > appeared.0.saturating_add(REGISTRATION_GRACE),
+        None => true,
+    })
 }
 
 fn engine_endpoints(
@@ -160,18 +146,13 @@ fn engine_endpoints(
             NetworkMode::Host => cannot("uses the host's network".to_owned()),
             // On the wire the two are one; whatever applies to the owner applies to both.
             NetworkMode::Container(owner) => {
-                let owner = containers
-                    .containers
-                    .get(owner)
-                    .map_or(owner.as_str(), |owner| owner.name.as_str());
+                let owner =
+                    containers.containers.get(owner).map_or(owner.as_str(), |owner| owner.name.as_str());
                 cannot(format!("shares the network of container `{owner}`"));
             }
             NetworkMode::Own => {}
         }
-        let namespace = container
-            .sandbox
-            .as_deref()
-            .and_then(|sandbox: &Path| namespaces.get(sandbox));
+        let namespace = container.sandbox.as_deref().and_then(|sandbox: &Path| namespaces.get(sandbox));
         for attachment in &container.attachments {
             let Some(network) = containers.networks.get(&attachment.network_id) else {
                 continue;
@@ -193,12 +174,7 @@ fn engine_endpoints(
                 _ => None,
             };
             let port = port.copied().flatten();
-            endpoints.push(engine_endpoint(
-                container,
-                attachment,
-                bridge,
-                port.map(interface),
-            ));
+            endpoints.push(engine_endpoint(container, attachment, bridge, port.map(interface)));
         }
     }
     (endpoints, unenforceable)
@@ -235,10 +211,7 @@ fn ports_by_namespace(links: &Links) -> BTreeMap<(i32, &str), Option<&Link>> {
         let Some(bridge) = link.master.and_then(|master| links.links.get(&master)) else {
             continue;
         };
-        ports
-            .entry((namespace, bridge.name.as_str()))
-            .and_modify(|port| *port = None)
-            .or_insert(Some(link));
+        ports.entry((namespace, bridge.name.as_str())).and_modify(|port| *port = None).or_insert(Some(link));
     }
     ports
 }
@@ -256,19 +229,14 @@ fn ports_by_other_end<'a>(
         let Some(bridge) = link.master.and_then(|master| links.links.get(&master)) else {
             continue;
         };
-        ports
-            .entry((mac, bridge.name.as_str()))
-            .and_modify(|port| *port = None)
-            .or_insert(Some(link));
+        ports.entry((mac, bridge.name.as_str())).and_modify(|port| *port = None).or_insert(Some(link));
     }
     ports
 }
 
 fn file_bridges(listed: &[Listed], links: &Links) -> Vec<Bridge> {
-    let masters: BTreeSet<u32> = listed
-        .iter()
-        .filter_map(|endpoint| links.by_name(&endpoint.port)?.master)
-        .collect();
+    let masters: BTreeSet<u32> =
+        listed.iter().filter_map(|endpoint| links.by_name(&endpoint.port)?.master).collect();
     let mut bridges: Vec<Bridge> = masters
         .into_iter()
         .filter_map(|ifindex| links.links.get(&ifindex))
@@ -320,11 +288,8 @@ fn is_uplink(link: &Link, links: &Links, watched: &BTreeSet<u32>) -> bool {
     // Older engines make a container's pair of veths here and then move one end away. A program attached to that
     // end would go with it, into the container. A pair that carries the world is up.
     if link.kind == "veth" && link.master.is_none() {
-        let other_end_is_port = link.netns_id.is_none()
-            && link
-                .peer
-                .and_then(|peer| links.links.get(&peer))
-                .is_some_and(is_port);
+        let other_end_is_port =
+            link.netns_id.is_none() && link.peer.and_then(|peer| links.links.get(&peer)).is_some_and(is_port);
         return link.up && !other_end_is_port;
     }
     true
@@ -344,10 +309,7 @@ fn prefixes(ifindex: u32, links: &Links) -> Vec<IpNet> {
 }
 
 fn interface(link: &Link) -> Interface {
-    Interface {
-        ifindex: link.ifindex,
-        name: link.name.clone(),
-    }
+    Interface { ifindex: link.ifindex, name: link.name.clone() }
 }
 
 #[cfg(test)]

@@ -88,23 +88,12 @@ pub fn open() -> Result<(Notifications, Requests), NetlinkError> {
     }
     let groups = [GROUP_LINK, GROUP_IPV4_ADDRESS, GROUP_IPV6_ADDRESS, GROUP_NSID];
     let mask = groups.iter().fold(0, |mask, group| mask | 1 << (group - 1));
-    socket
-        .bind(&SocketAddr::new(0, mask))
-        .map_err(NetlinkError::Open)?;
+    socket.bind(&SocketAddr::new(0, mask)).map_err(NetlinkError::Open)?;
     let messages = messages.map(|(message, _)| message).boxed();
-    let notifications = Notifications {
-        messages,
-        _connection: drive(connection),
-    };
+    let notifications = Notifications { messages, _connection: drive(connection) };
 
     let (connection, handle, _) = connect()?;
-    Ok((
-        notifications,
-        Requests {
-            handle,
-            _connection: drive(connection),
-        },
-    ))
+    Ok((notifications, Requests { handle, _connection: drive(connection) }))
 }
 
 fn drive(connection: Connection<Message, TokioSocket>) -> JoinSet<()> {
@@ -139,12 +128,8 @@ impl Requests {
         let mut links = Links::default();
         for _ in 0..DUMP_ATTEMPTS {
             links = Links::default();
-            let complete = self
-                .collect("list interfaces", Message::GetLinks, NLM_F_DUMP, &mut links)
-                .await?
-                & self
-                    .collect("list addresses", Message::GetAddresses, NLM_F_DUMP, &mut links)
-                    .await?;
+            let complete = self.collect("list interfaces", Message::GetLinks, NLM_F_DUMP, &mut links).await?
+                & self.collect("list addresses", Message::GetAddresses, NLM_F_DUMP, &mut links).await?;
             if complete {
                 break;
             }
@@ -158,16 +143,11 @@ impl Requests {
     pub async fn namespace_id(&self, namespace: BorrowedFd<'_>) -> Result<Option<i32>, NetlinkError> {
         let what = "number a network namespace";
         let mut id = None;
-        self.request(
-            what,
-            Message::GetNamespace(namespace.as_raw_fd()),
-            0,
-            |message, _| {
-                if let Message::Namespace(found) = message {
-                    id = Some(found);
-                }
-            },
-        )
+        self.request(what, Message::GetNamespace(namespace.as_raw_fd()), 0, |message, _| {
+            if let Message::Namespace(found) = message {
+                id = Some(found);
+            }
+        })
         .await?;
         // The kernel says -1 for a namespace that none of ours has a link into.
         Ok(id.filter(|&id| id >= 0))
@@ -224,19 +204,13 @@ impl Requests {
         let mut answers = self
             .handle
             .request(request, SocketAddr::new(0, 0))
-            .map_err(|error| NetlinkError::Refused {
-                what,
-                source: io::Error::other(error.to_string()),
-            })?;
+            .map_err(|error| NetlinkError::Refused { what, source: io::Error::other(error.to_string()) })?;
         let read = async {
             while let Some(answer) = answers.next().await {
                 match answer.payload {
                     NetlinkPayload::InnerMessage(message) => each(message, answer.header),
                     NetlinkPayload::Error(error) if error.code.is_some() => {
-                        return Err(NetlinkError::Refused {
-                            what,
-                            source: error.to_io(),
-                        });
+                        return Err(NetlinkError::Refused { what, source: error.to_io() });
                     }
                     NetlinkPayload::Overrun(_) => return Err(NetlinkError::NoAnswer { what }),
                     _ => {}
@@ -244,9 +218,7 @@ impl Requests {
             }
             Ok(())
         };
-        timeout(REQUEST_TIMEOUT, read)
-            .await
-            .unwrap_or(Err(NetlinkError::NoAnswer { what }))
+        timeout(REQUEST_TIMEOUT, read).await.unwrap_or(Err(NetlinkError::NoAnswer { what }))
     }
 }
 

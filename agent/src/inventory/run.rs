@@ -52,11 +52,7 @@ enum Woken {
 enum Answer {
     Dump(Result<Links, NetlinkError>),
     Namespace(PathBuf, Result<Option<i32>, NamespaceError>),
-    OtherEnd {
-        port: u32,
-        namespace: i32,
-        mac: Result<Option<[u8; 6]>, NetlinkError>,
-    },
+    OtherEnd { port: u32, namespace: i32, mac: Result<Option<[u8; 6]>, NetlinkError> },
 }
 
 /// A container's namespace could not be numbered.
@@ -227,8 +223,7 @@ impl Run {
         }
         self.since_dump = Some(Vec::new());
         let requests = Arc::clone(&self.requests);
-        self.answers
-            .push(async move { Answer::Dump(requests.dump().await) }.boxed());
+        self.answers.push(async move { Answer::Dump(requests.dump().await) }.boxed());
     }
 
     fn take(&mut self, answer: Answer) {
@@ -261,11 +256,8 @@ impl Run {
             }
             Answer::OtherEnd { port, namespace, mac } => {
                 self.asked_other_ends.remove(&port);
-                let is_still = self
-                    .links
-                    .links
-                    .get(&port)
-                    .is_some_and(|link| link.netns_id == Some(namespace));
+                let is_still =
+                    self.links.links.get(&port).is_some_and(|link| link.netns_id == Some(namespace));
                 match mac {
                     Ok(Some(mac)) if is_still && !self.gone_namespaces.contains(&namespace) => {
                         self.other_ends.insert(port, mac);
@@ -319,18 +311,12 @@ impl Run {
         let newest = self.incoming.as_ref().unwrap_or(&self.taken);
         let sandboxes = newest.sandboxes();
         let before = self.taken.sandboxes();
-        self.namespaces
-            .retain(|sandbox, _| sandboxes.contains(sandbox) || before.contains(sandbox));
+        self.namespaces.retain(|sandbox, _| sandboxes.contains(sandbox) || before.contains(sandbox));
         self.unusable.retain(|sandbox| sandboxes.contains(sandbox));
-        let unknown = sandboxes
-            .iter()
-            .filter(|sandbox| !self.namespaces.contains_key(*sandbox));
+        let unknown = sandboxes.iter().filter(|sandbox| !self.namespaces.contains_key(*sandbox));
         if self.incoming.is_some() {
             // Those that could not be numbered before are not waited for.
-            self.awaited = unknown
-                .filter(|sandbox| !self.unusable.contains(*sandbox))
-                .cloned()
-                .collect();
+            self.awaited = unknown.filter(|sandbox| !self.unusable.contains(*sandbox)).cloned().collect();
         }
         for sandbox in sandboxes {
             if self.namespaces.contains_key(&sandbox) || !self.asked_namespaces.insert(sandbox.clone()) {
@@ -370,12 +356,7 @@ impl Run {
             .containers
             .values()
             .filter(|container| container.sandbox.is_none())
-            .flat_map(|container| {
-                container
-                    .attachments
-                    .iter()
-                    .filter_map(|attachment| attachment.mac)
-            })
+            .flat_map(|container| container.attachments.iter().filter_map(|attachment| attachment.mac))
             .collect();
         let numbered: BTreeSet<i32> = self.namespaces.values().copied().collect();
         let links = &self.links.links;
@@ -383,16 +364,10 @@ impl Run {
             let namespace = links.get(ifindex).and_then(|link| link.netns_id);
             wanted.contains(mac) && namespace.is_some_and(|namespace| !numbered.contains(&namespace))
         });
-        if wanted
-            .iter()
-            .all(|mac| self.other_ends.values().any(|found| found == mac))
-        {
+        if wanted.iter().all(|mac| self.other_ends.values().any(|found| found == mac)) {
             return;
         }
-        for link in links
-            .values()
-            .filter(|link| link.kind == "veth" && link.master.is_some())
-        {
+        for link in links.values().filter(|link| link.kind == "veth" && link.master.is_some()) {
             let (Some(namespace), Some(peer)) = (link.netns_id, link.peer) else {
                 continue;
             };
@@ -436,13 +411,8 @@ impl Run {
             let changed = *update.snapshot != snapshot
                 || (update.connected, update.complete, update.error.as_ref()) != (connected, complete, error);
             if changed {
-                *update = Update {
-                    snapshot: Arc::new(snapshot),
-                    connected,
-                    complete,
-                    error: error.cloned(),
-                    seen,
-                };
+                *update =
+                    Update { snapshot: Arc::new(snapshot), connected, complete, error: error.cloned(), seen };
             }
             changed
         });
@@ -455,11 +425,8 @@ impl Run {
         let (Feed::Engine { hint, .. }, Some(containers)) = (&self.feed, self.taken.containers()) else {
             return;
         };
-        let taken: BTreeSet<u32> = snapshot
-            .endpoints
-            .iter()
-            .filter_map(|endpoint| Some(endpoint.port.as_ref()?.ifindex))
-            .collect();
+        let taken: BTreeSet<u32> =
+            snapshot.endpoints.iter().filter_map(|endpoint| Some(endpoint.port.as_ref()?.ifindex)).collect();
         for port in &snapshot.ports {
             let ifindex = port.interface.ifindex;
             if taken.contains(&ifindex) || self.hinted.contains(&ifindex) {
@@ -487,8 +454,5 @@ impl Run {
 /// The number of the namespace that a file stands for. Neither enters it nor needs rights on its processes.
 async fn number_namespace(requests: &Requests, sandbox: &Path) -> Result<Option<i32>, NamespaceError> {
     let file = File::open(sandbox).map_err(NamespaceError::Open)?;
-    requests
-        .namespace_id(file.as_fd())
-        .await
-        .map_err(NamespaceError::Netlink)
+    requests.namespace_id(file.as_fd()).await.map_err(NamespaceError::Netlink)
 }

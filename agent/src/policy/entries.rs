@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use agent_common::{
     decision::{Party, PartyKind},
     identity::{HOST, UNKNOWN, UNMANAGED, WORLD},
+    packet::Address,
     policy::{PolicyTable, Rule, Scope, Subject},
     verdict::{Direction, Mode},
 };
@@ -52,7 +53,7 @@ pub struct AddressEntryKey {
     pub subject: u32,
     pub scope: Scope,
     /// IPv4 as `::ffff:a.b.c.d`, bits beyond the prefix zero.
-    pub address: [u8; 16],
+    pub address: Address,
     /// 0 to 128, counted in the 16-byte form (96 + n for IPv4).
     pub prefix: u8,
 }
@@ -102,16 +103,12 @@ impl Entries {
     #[must_use]
     pub fn party(&self, identity: u32) -> Option<Party> {
         match identity {
-            UNKNOWN => None,
+            UNKNOWN => Some(Party::UNKNOWN),
             HOST => Some(Party::HOST),
             WORLD => Some(Party::WORLD),
             UNMANAGED => Some(Party::UNMANAGED),
             _ => self.identities.get(&identity).map(|info| Party {
-                kind: if info.covered {
-                    PartyKind::Covered
-                } else {
-                    PartyKind::Unmanaged
-                },
+                kind: if info.covered { PartyKind::Covered } else { PartyKind::Unmanaged },
                 identity,
                 instance: if info.covered { info.instance_number } else { 0 },
             }),
@@ -128,39 +125,19 @@ impl PolicyTable for Entries {
         self.subjects.get(&identity).copied()
     }
 
-    fn address_class(&self, subject: u32, scope: Scope, address: &[u8; 16]) -> Option<u32> {
-        let value = u128::from_be_bytes(*address);
+    fn address_class(&self, subject: u32, scope: Scope, address: &Address) -> Option<u32> {
+        let value = u128::from_be_bytes(address.bytes());
         (0..=128u8).rev().find_map(|prefix| {
-            let masked = if prefix == 0 {
-                0
-            } else {
-                value & (u128::MAX << (128 - prefix))
-            };
-            let key = AddressEntryKey {
-                subject,
-                scope,
-                address: masked.to_be_bytes(),
-                prefix,
-            };
+            let masked = if prefix == 0 { 0 } else { value & (u128::MAX << (128 - prefix)) };
+            let key = AddressEntryKey { subject, scope, address: Address::new(masked.to_be_bytes()), prefix };
             self.addresses.get(&key).copied()
         })
     }
 
     fn rule(&self, subject: u32, peer: u32, direction: Direction, protocol: u8, port: u16) -> Option<Rule> {
         (0..=16u8).rev().find_map(|prefix| {
-            let masked = if prefix == 0 {
-                0
-            } else {
-                port & (u16::MAX << (16 - prefix))
-            };
-            let key = RuleEntryKey {
-                subject,
-                peer,
-                direction,
-                protocol,
-                port: masked,
-                prefix,
-            };
+            let masked = if prefix == 0 { 0 } else { port & (u16::MAX << (16 - prefix)) };
+            let key = RuleEntryKey { subject, peer, direction, protocol, port: masked, prefix };
             self.rules.get(&key).copied()
         })
     }

@@ -7,9 +7,7 @@ const DEFAULT_URL: &str = "unix:///var/run/docker.sock";
 /// The URL to use: the given one, else what `DOCKER_HOST` names, else the usual socket.
 pub(super) fn resolve(url: Option<&str>) -> String {
     let environment = || std::env::var("DOCKER_HOST").ok().filter(|url| !url.is_empty());
-    url.map(str::to_owned)
-        .or_else(environment)
-        .unwrap_or_else(|| DEFAULT_URL.to_owned())
+    url.map(str::to_owned).or_else(environment).unwrap_or_else(|| DEFAULT_URL.to_owned())
 }
 
 /// The path of the socket that `url`, or what stands in for it, names.

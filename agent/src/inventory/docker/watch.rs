@@ -59,10 +59,7 @@ pub(crate) async fn follow(
         let was_connected = sender.borrow().connected;
         let text = with_causes(&error);
         if was_connected || sender.borrow().error.as_ref() != Some(&text) {
-            warn!(
-                error = text,
-                "docker unreachable, the containers known last stay in force"
-            );
+            warn!(error = text, "docker unreachable, the containers known last stay in force");
         }
         sender.send_modify(|state| {
             state.connected = false;
@@ -85,11 +82,7 @@ async fn socket_made(path: Option<&Path>) {
     let Some(path) = path else {
         return std::future::pending().await;
     };
-    let identity = || {
-        std::fs::metadata(path)
-            .ok()
-            .map(|file| (file.ino(), file.ctime(), file.ctime_nsec()))
-    };
+    let identity = || std::fs::metadata(path).ok().map(|file| (file.ino(), file.ctime(), file.ctime_nsec()));
     let before = identity();
     loop {
         sleep(FIRST_RETRY).await;
@@ -117,10 +110,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 /// What a request came to.
 enum Outcome {
-    Listed(
-        Moment,
-        Result<(BTreeMap<String, Network>, BTreeSet<String>), DockerError>,
-    ),
+    Listed(Moment, Result<(BTreeMap<String, Network>, BTreeSet<String>), DockerError>),
     Networks(Moment, Result<BTreeMap<String, Network>, DockerError>),
     Starting(String, Result<Option<Container>, DockerError>),
     Inspected(String, Result<Option<Container>, DockerError>),
@@ -239,8 +229,7 @@ impl Session<'_> {
 
     fn ping(&mut self) {
         let client = self.client.clone();
-        self.requests
-            .push(async move { Outcome::Pinged(client.ping().await) }.boxed());
+        self.requests.push(async move { Outcome::Pinged(client.ping().await) }.boxed());
     }
 
     /// Sends what waits, as far as there is room.
@@ -249,16 +238,10 @@ impl Session<'_> {
             self.networks_dirty = false;
             self.networks_requested = true;
             let (client, now) = (self.client.clone(), self.now());
-            self.requests
-                .push(async move { Outcome::Networks(now, client.networks().await) }.boxed());
+            self.requests.push(async move { Outcome::Networks(now, client.networks().await) }.boxed());
         }
         while self.inspecting.len() < INSPECTIONS {
-            let Some(id) = self
-                .waiting
-                .iter()
-                .find(|id| !self.inspecting.contains(*id))
-                .cloned()
-            else {
+            let Some(id) = self.waiting.iter().find(|id| !self.inspecting.contains(*id)).cloned() else {
                 break;
             };
             self.waiting.remove(&id);
@@ -323,12 +306,7 @@ impl Session<'_> {
                     Ok(Some(container)) => {
                         // A network that is newer than the last list of networks.
                         self.networks_dirty |= self.knows_not_all_networks(&container);
-                        if self
-                            .containers
-                            .containers
-                            .get(&id)
-                            .is_none_or(|known| **known != container)
-                        {
+                        if self.containers.containers.get(&id).is_none_or(|known| **known != container) {
                             self.containers.containers.insert(id, Arc::new(container));
                         }
                     }
@@ -337,11 +315,8 @@ impl Session<'_> {
                     }
                     Err(error) => {
                         debug!(container = %id, %error, "container not inspected, trying again");
-                        self.requests.push(
-                            sleep(INSPECTION_RETRY)
-                                .map(|()| Outcome::RetryInspection(id))
-                                .boxed(),
-                        );
+                        self.requests
+                            .push(sleep(INSPECTION_RETRY).map(|()| Outcome::RetryInspection(id)).boxed());
                     }
                 }
             }
@@ -357,18 +332,12 @@ impl Session<'_> {
     fn take_starting(&mut self, starting: Container) {
         self.networks_dirty |= self.knows_not_all_networks(&starting);
         let Some(known) = self.containers.containers.get_mut(&starting.id) else {
-            self.containers
-                .containers
-                .insert(starting.id.clone(), Arc::new(starting));
+            self.containers.containers.insert(starting.id.clone(), Arc::new(starting));
             return;
         };
         let known = Arc::make_mut(known);
         for attachment in starting.attachments {
-            if known
-                .attachments
-                .iter()
-                .all(|other| other.network_id != attachment.network_id)
-            {
+            if known.attachments.iter().all(|other| other.network_id != attachment.network_id) {
                 known.attachments.push(attachment);
             }
         }

@@ -11,13 +11,7 @@ const FRONT: &str = "br-0123456789ab";
 const SECOND: u64 = 1_000_000_000;
 
 fn link(ifindex: u32, name: &str, kind: &str) -> Link {
-    Link {
-        ifindex,
-        name: name.to_owned(),
-        kind: kind.to_owned(),
-        up: true,
-        ..Link::default()
-    }
+    Link { ifindex, name: name.to_owned(), kind: kind.to_owned(), up: true, ..Link::default() }
 }
 
 fn port(ifindex: u32, master: u32, netns_id: i32) -> Link {
@@ -30,10 +24,7 @@ fn port(ifindex: u32, master: u32, netns_id: i32) -> Link {
 
 fn host(extra: Vec<Link>) -> Links {
     let mut links = vec![
-        Link {
-            loopback: true,
-            ..link(1, "lo", "")
-        },
+        Link { loopback: true, ..link(1, "lo", "") },
         link(2, "eth0", ""),
         link(3, "docker0", "bridge"),
         link(4, FRONT, "bridge"),
@@ -49,12 +40,7 @@ fn host(extra: Vec<Link>) -> Links {
         links: links.into_iter().map(|link| (link.ifindex, link)).collect(),
         addresses: addresses
             .into_iter()
-            .map(|(ifindex, list)| {
-                (
-                    ifindex,
-                    list.into_iter().map(|net| net.parse().unwrap()).collect(),
-                )
-            })
+            .map(|(ifindex, list)| (ifindex, list.into_iter().map(|net| net.parse().unwrap()).collect()))
             .collect(),
     }
 }
@@ -102,42 +88,23 @@ fn engine(containers: Vec<Container>) -> Containers {
             .into_iter()
             .map(|container| (container.id.clone(), Arc::new(container)))
             .collect(),
-        networks: networks
-            .into_iter()
-            .map(|network| (network.name.clone(), network))
-            .collect(),
+        networks: networks.into_iter().map(|network| (network.name.clone(), network)).collect(),
         networks_listed: Some(Moment(0)),
     }
 }
 
 fn merged(containers: &Containers, namespaces: &[(&str, i32)], links: &Links) -> Snapshot {
-    let namespaces = namespaces
-        .iter()
-        .map(|&(name, number)| (PathBuf::from(format!("/netns/{name}")), number))
-        .collect();
-    merge(
-        Known::Engine {
-            containers,
-            namespaces: &namespaces,
-            other_ends: &BTreeMap::new(),
-        },
-        links,
-    )
+    let namespaces =
+        namespaces.iter().map(|&(name, number)| (PathBuf::from(format!("/netns/{name}")), number)).collect();
+    merge(Known::Engine { containers, namespaces: &namespaces, other_ends: &BTreeMap::new() }, links)
 }
 
 fn names(interfaces: &[Interface]) -> Vec<&str> {
-    interfaces
-        .iter()
-        .map(|interface| interface.name.as_str())
-        .collect()
+    interfaces.iter().map(|interface| interface.name.as_str()).collect()
 }
 
 fn bridges(snapshot: &Snapshot) -> Vec<&str> {
-    snapshot
-        .bridges
-        .iter()
-        .map(|bridge| bridge.interface.name.as_str())
-        .collect()
+    snapshot.bridges.iter().map(|bridge| bridge.interface.name.as_str()).collect()
 }
 
 #[test]
@@ -146,12 +113,7 @@ fn a_multi_homed_container_has_one_port_on_each_bridge() {
         container("web", vec![attachment("bridge", 2), attachment("front", 3)]),
         container("api", vec![attachment("front", 4)]),
     ]);
-    let links = host(vec![
-        port(10, 3, 0),
-        port(11, 4, 0),
-        port(12, 4, 1),
-        port(13, 4, 9),
-    ]);
+    let links = host(vec![port(10, 3, 0), port(11, 4, 0), port(12, 4, 1), port(13, 4, 9)]);
     let snapshot = merged(&containers, &[("web", 0), ("api", 1)], &links);
     let endpoints: Vec<_> = snapshot
         .endpoints
@@ -161,90 +123,41 @@ fn a_multi_homed_container_has_one_port_on_each_bridge() {
             (endpoint.container.as_str(), endpoint.bridge.as_str(), port)
         })
         .collect();
-    assert_eq!(
-        endpoints,
-        [
-            ("api", FRONT, Some(12)),
-            ("web", FRONT, Some(11)),
-            ("web", "docker0", Some(10))
-        ]
-    );
+    assert_eq!(endpoints, [("api", FRONT, Some(12)), ("web", FRONT, Some(11)), ("web", "docker0", Some(10))]);
     // A port that no container is known for is a port all the same.
-    let ports: Vec<_> = snapshot
-        .ports
-        .iter()
-        .map(|port| (port.interface.ifindex, port.bridge))
-        .collect();
+    let ports: Vec<_> = snapshot.ports.iter().map(|port| (port.interface.ifindex, port.bridge)).collect();
     assert_eq!(ports, [(10, 3), (11, 4), (12, 4), (13, 4)]);
     assert_eq!(names(&snapshot.uplinks), ["eth0"]);
-    let addresses = [
-        "127.0.0.1",
-        "172.17.0.1",
-        "172.18.0.1",
-        "192.0.2.10",
-        "::1",
-        "2001:db8:1::1",
-        "fe80::1",
-    ];
-    assert_eq!(
-        snapshot.host_addresses,
-        addresses.map(|address| address.parse::<IpAddr>().unwrap())
-    );
+    let addresses =
+        ["127.0.0.1", "172.17.0.1", "172.18.0.1", "192.0.2.10", "::1", "2001:db8:1::1", "fe80::1"];
+    assert_eq!(snapshot.host_addresses, addresses.map(|address| address.parse::<IpAddr>().unwrap()));
 }
 
 #[test]
 fn a_port_that_is_not_certain_is_pending() {
     let containers = engine(vec![container("web", vec![attachment("front", 3)])]);
     let port_of = |namespaces: &[(&str, i32)], links: &Links| {
-        merged(&containers, namespaces, links).endpoints[0]
-            .port
-            .as_ref()
-            .map(|port| port.ifindex)
+        merged(&containers, namespaces, links).endpoints[0].port.as_ref().map(|port| port.ifindex)
     };
     assert_eq!(port_of(&[("web", 0)], &host(vec![port(10, 4, 0)])), Some(10));
-    assert_eq!(
-        port_of(&[], &host(vec![port(10, 4, 0)])),
-        None,
-        "namespace not numbered yet"
-    );
-    assert_eq!(
-        port_of(&[("web", 0)], &host(vec![port(10, 3, 0)])),
-        None,
-        "on another bridge"
-    );
-    assert_eq!(
-        port_of(&[("web", 0)], &host(vec![port(10, 4, 1)])),
-        None,
-        "into another namespace"
-    );
-    assert_eq!(
-        port_of(&[("web", 0)], &host(vec![port(10, 4, 0), port(11, 4, 0)])),
-        None,
-        "two that fit"
-    );
+    assert_eq!(port_of(&[], &host(vec![port(10, 4, 0)])), None, "namespace not numbered yet");
+    assert_eq!(port_of(&[("web", 0)], &host(vec![port(10, 3, 0)])), None, "on another bridge");
+    assert_eq!(port_of(&[("web", 0)], &host(vec![port(10, 4, 1)])), None, "into another namespace");
+    assert_eq!(port_of(&[("web", 0)], &host(vec![port(10, 4, 0), port(11, 4, 0)])), None, "two that fit");
 }
 
 #[test]
 fn a_starting_container_is_known_by_the_address_at_the_other_end() {
-    let starting = Container {
-        sandbox: None,
-        ..container("web", vec![attachment("front", 3)])
-    };
+    let starting = Container { sandbox: None, ..container("web", vec![attachment("front", 3)]) };
     let containers = engine(vec![starting]);
     let links = host(vec![port(10, 4, 0), port(11, 4, 1), port(12, 3, 1)]);
     let port_of = |other_ends: &[(u32, u8)]| {
         let known = Known::Engine {
             containers: &containers,
             namespaces: &BTreeMap::new(),
-            other_ends: &other_ends
-                .iter()
-                .map(|&(ifindex, last)| (ifindex, [2, 0, 0, 0, 0, last]))
-                .collect(),
+            other_ends: &other_ends.iter().map(|&(ifindex, last)| (ifindex, [2, 0, 0, 0, 0, last])).collect(),
         };
-        merge(known, &links).endpoints[0]
-            .port
-            .as_ref()
-            .map(|port| port.ifindex)
+        merge(known, &links).endpoints[0].port.as_ref().map(|port| port.ifindex)
     };
     assert_eq!(port_of(&[]), None);
     assert_eq!(port_of(&[(10, 7), (11, 3)]), Some(11));
@@ -256,41 +169,23 @@ fn a_starting_container_is_known_by_the_address_at_the_other_end() {
 #[test]
 fn a_fresh_bridge_is_watched_until_a_later_list_lacks_it() {
     let fresh = |appeared| {
-        let bridge = Link {
-            appeared,
-            ..link(20, "br-ffffffffffff", "bridge")
-        };
+        let bridge = Link { appeared, ..link(20, "br-ffffffffffff", "bridge") };
         host(vec![bridge, port(21, 20, 5)])
     };
-    let listed = |at| Containers {
-        networks_listed: at,
-        ..engine(Vec::new())
-    };
+    let listed = |at| Containers { networks_listed: at, ..engine(Vec::new()) };
     let watched = |containers: &Containers, links: &Links| {
         let snapshot = merged(containers, &[], links);
         let is_watched = bridges(&snapshot).contains(&"br-ffffffffffff");
-        assert_eq!(
-            is_watched,
-            snapshot.ports.iter().any(|port| port.interface.ifindex == 21)
-        );
+        assert_eq!(is_watched, snapshot.ports.iter().any(|port| port.interface.ifindex == 21));
         assert_eq!(!is_watched, names(&snapshot.uplinks).contains(&"br-ffffffffffff"));
         is_watched
     };
     let appeared = fresh(Some(Moment(10 * SECOND)));
     assert!(watched(&listed(None), &appeared), "the engine never answered");
-    assert!(
-        watched(&listed(Some(Moment(5 * SECOND))), &appeared),
-        "the list is older than the bridge"
-    );
-    assert!(
-        watched(&listed(Some(Moment(11 * SECOND))), &appeared),
-        "the network may not be registered yet"
-    );
+    assert!(watched(&listed(Some(Moment(5 * SECOND))), &appeared), "the list is older than the bridge");
+    assert!(watched(&listed(Some(Moment(11 * SECOND))), &appeared), "the network may not be registered yet");
     assert!(!watched(&listed(Some(Moment(13 * SECOND))), &appeared));
-    assert!(
-        !watched(&listed(Some(Moment(1))), &fresh(None)),
-        "older than the agent"
-    );
+    assert!(!watched(&listed(Some(Moment(1))), &fresh(None)), "older than the agent");
 }
 
 #[test]
@@ -304,50 +199,29 @@ fn without_an_engine_only_its_names_count() {
     ]);
     let snapshot = merged(&Containers::default(), &[], &links);
     assert_eq!(bridges(&snapshot), [FRONT, "docker0"]);
-    let subnets: Vec<String> = snapshot.bridges[0]
-        .subnets
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let subnets: Vec<String> = snapshot.bridges[0].subnets.iter().map(ToString::to_string).collect();
     assert_eq!(subnets, ["172.18.0.0/16", "2001:db8:1::/64"]);
 }
 
 #[test]
 fn a_bridge_with_a_name_of_its_own() {
     let mut containers = engine(Vec::new());
-    containers
-        .networks
-        .insert("own".to_owned(), network("own", "bridge", Some("shop0")));
-    containers.networks.insert(
-        "gone".to_owned(),
-        network("gone", "bridge", Some("br-00000000dead")),
-    );
+    containers.networks.insert("own".to_owned(), network("own", "bridge", Some("shop0")));
+    containers.networks.insert("gone".to_owned(), network("gone", "bridge", Some("br-00000000dead")));
     let links = host(vec![link(20, "shop0", "bridge")]);
-    assert_eq!(
-        bridges(&merged(&containers, &[], &links)),
-        [FRONT, "docker0", "shop0"]
-    );
+    assert_eq!(bridges(&merged(&containers, &[], &links)), [FRONT, "docker0", "shop0"]);
 }
 
 #[test]
 fn containers_out_of_reach_are_named() {
-    let mut on_host = container(
-        "agent",
-        vec![Attachment {
-            mac: None,
-            ..attachment("host", 0)
-        }],
-    );
+    let mut on_host = container("agent", vec![Attachment { mac: None, ..attachment("host", 0) }]);
     on_host.network_mode = NetworkMode::Host;
     let mut shared = container("sidecar", Vec::new());
     shared.network_mode = NetworkMode::Container("id-agent".to_owned());
     let lan = container("printer", vec![attachment("lan", 9), attachment("front", 9)]);
     let snapshot = merged(&engine(vec![on_host, shared, lan]), &[], &host(Vec::new()));
-    let reasons: Vec<_> = snapshot
-        .unenforceable
-        .iter()
-        .map(|one| (one.container.as_str(), one.reason.as_str()))
-        .collect();
+    let reasons: Vec<_> =
+        snapshot.unenforceable.iter().map(|one| (one.container.as_str(), one.reason.as_str())).collect();
     assert_eq!(
         reasons,
         [
@@ -356,63 +230,30 @@ fn containers_out_of_reach_are_named() {
             ("sidecar", "shares the network of container `agent`"),
         ]
     );
-    let endpoints: Vec<_> = snapshot
-        .endpoints
-        .iter()
-        .map(|endpoint| endpoint.container.as_str())
-        .collect();
+    let endpoints: Vec<_> = snapshot.endpoints.iter().map(|endpoint| endpoint.container.as_str()).collect();
     assert_eq!(endpoints, ["printer"]);
 }
 
 #[test]
 fn a_restarting_container_has_no_interface() {
-    let gone = Attachment {
-        mac: None,
-        addresses: Vec::new(),
-        ..attachment("front", 1)
-    };
-    let snapshot = merged(
-        &engine(vec![container("web", vec![gone])]),
-        &[],
-        &host(Vec::new()),
-    );
-    assert_eq!(
-        (snapshot.endpoints, snapshot.unenforceable),
-        (Vec::new(), Vec::new())
-    );
+    let gone = Attachment { mac: None, addresses: Vec::new(), ..attachment("front", 1) };
+    let snapshot = merged(&engine(vec![container("web", vec![gone])]), &[], &host(Vec::new()));
+    assert_eq!((snapshot.endpoints, snapshot.unenforceable), (Vec::new(), Vec::new()));
 }
 
 #[test]
 fn ends_of_container_veths_are_no_uplinks() {
-    let fresh = |ifindex, peer, up| Link {
-        peer: Some(peer),
-        up,
-        ..link(ifindex, &format!("veth{ifindex}"), "veth")
-    };
+    let fresh =
+        |ifindex, peer, up| Link { peer: Some(peer), up, ..link(ifindex, &format!("veth{ifindex}"), "veth") };
     // Both ends are still here, and down.
     let made = host(vec![fresh(10, 11, false), fresh(11, 10, false)]);
     assert_eq!(names(&merged(&engine(Vec::new()), &[], &made).uplinks), ["eth0"]);
     // One is a port now, the other has not moved yet.
-    let joined = host(vec![
-        Link {
-            master: Some(4),
-            ..fresh(10, 11, true)
-        },
-        fresh(11, 10, true),
-    ]);
-    assert_eq!(
-        names(&merged(&engine(Vec::new()), &[], &joined).uplinks),
-        ["eth0"]
-    );
+    let joined = host(vec![Link { master: Some(4), ..fresh(10, 11, true) }, fresh(11, 10, true)]);
+    assert_eq!(names(&merged(&engine(Vec::new()), &[], &joined).uplinks), ["eth0"]);
     // A pair with its other end elsewhere that belongs to no bridge is the way to the world.
-    let outside = host(vec![Link {
-        netns_id: Some(3),
-        ..fresh(10, 11, true)
-    }]);
-    assert_eq!(
-        names(&merged(&engine(Vec::new()), &[], &outside).uplinks),
-        ["eth0", "veth10"]
-    );
+    let outside = host(vec![Link { netns_id: Some(3), ..fresh(10, 11, true) }]);
+    assert_eq!(names(&merged(&engine(Vec::new()), &[], &outside).uplinks), ["eth0", "veth10"]);
 }
 
 #[test]
@@ -437,44 +278,22 @@ fn endpoints_of_a_file() {
     let endpoints: Vec<_> = snapshot
         .endpoints
         .iter()
-        .map(|endpoint| {
-            (
-                endpoint.container_id.as_str(),
-                endpoint.port.is_some(),
-                endpoint.bridge.as_str(),
-            )
-        })
+        .map(|endpoint| (endpoint.container_id.as_str(), endpoint.port.is_some(), endpoint.bridge.as_str()))
         .collect();
-    assert_eq!(
-        endpoints,
-        [
-            ("absent", false, ""),
-            ("eth0", false, ""),
-            ("veth10", true, FRONT)
-        ]
-    );
+    assert_eq!(endpoints, [("absent", false, ""), ("eth0", false, ""), ("veth10", true, FRONT)]);
 }
 
 fn any_link(ifindex: u32) -> impl Strategy<Value = Link> {
     let kind = prop::sample::select(vec!["veth", "bridge", ""]);
     let name = prop::sample::select(vec!["docker0", FRONT, "br-mine", "veth"]);
-    (
-        kind,
-        name,
-        prop::option::of(1..8_u32),
-        prop::option::of(0..3),
-        any::<bool>(),
-    )
-        .prop_map(move |(kind, name, master, netns_id, loopback)| Link {
+    (kind, name, prop::option::of(1..8_u32), prop::option::of(0..3), any::<bool>()).prop_map(
+        move |(kind, name, master, netns_id, loopback)| Link {
             master,
             netns_id,
             loopback,
-            ..link(
-                ifindex,
-                &format!("{name}{}", if name == "veth" { "x" } else { "" }),
-                kind,
-            )
-        })
+            ..link(ifindex, &format!("{name}{}", if name == "veth" { "x" } else { "" }), kind)
+        },
+    )
 }
 
 proptest! {

@@ -103,11 +103,7 @@ pub(super) fn read(kind: u16, payload: &[u8]) -> Option<Message> {
         RTM_DELLINK => {
             let ifindex = number(payload.get(4..8)?)?;
             // The bridge only gives the port up; the link itself goes on.
-            if *payload.first()? == AF_BRIDGE {
-                Change::Released(ifindex)
-            } else {
-                Change::LinkGone(ifindex)
-            }
+            if *payload.first()? == AF_BRIDGE { Change::Released(ifindex) } else { Change::LinkGone(ifindex) }
         }
         RTM_NEWADDR | RTM_DELADDR => {
             let (ifindex, address) = read_address(payload)?;
@@ -150,10 +146,7 @@ fn read_link(payload: &[u8]) -> Option<Change> {
         }
     }
     if payload.first() == Some(&AF_BRIDGE) {
-        return link.master.map(|master| Change::Enslaved {
-            ifindex: link.ifindex,
-            master,
-        });
+        return link.master.map(|master| Change::Enslaved { ifindex: link.ifindex, master });
     }
     Some(Change::Link(link))
 }
@@ -220,13 +213,7 @@ mod tests {
     }
 
     fn link_header(family: u8, ifindex: u32, flags: u32) -> Vec<u8> {
-        [
-            &[family, 0, 1, 0][..],
-            &ifindex.to_ne_bytes(),
-            &flags.to_ne_bytes(),
-            &[0; 4],
-        ]
-        .concat()
+        [&[family, 0, 1, 0][..], &ifindex.to_ne_bytes(), &flags.to_ne_bytes(), &[0; 4]].concat()
     }
 
     #[test]
@@ -254,57 +241,30 @@ mod tests {
             loopback: false,
             appeared: None,
         };
-        assert_eq!(
-            read(RTM_NEWLINK, &payload),
-            Some(Message::Change(Change::Link(expected)))
-        );
+        assert_eq!(read(RTM_NEWLINK, &payload), Some(Message::Change(Change::Link(expected))));
     }
 
     #[test]
     fn the_bridges_own_messages_never_add_or_remove_a_link() {
-        let enslaved = [
-            link_header(AF_BRIDGE, 12, IFF_UP),
-            attribute(IFLA_MASTER, &7_u32.to_ne_bytes()),
-        ]
-        .concat();
-        let expected = Change::Enslaved {
-            ifindex: 12,
-            master: 7,
-        };
+        let enslaved =
+            [link_header(AF_BRIDGE, 12, IFF_UP), attribute(IFLA_MASTER, &7_u32.to_ne_bytes())].concat();
+        let expected = Change::Enslaved { ifindex: 12, master: 7 };
         assert_eq!(read(RTM_NEWLINK, &enslaved), Some(Message::Change(expected)));
-        assert_eq!(
-            read(RTM_DELLINK, &enslaved),
-            Some(Message::Change(Change::Released(12)))
-        );
-        assert_eq!(
-            read(RTM_DELLINK, &link_header(0, 12, 0)),
-            Some(Message::Change(Change::LinkGone(12)))
-        );
+        assert_eq!(read(RTM_DELLINK, &enslaved), Some(Message::Change(Change::Released(12))));
+        assert_eq!(read(RTM_DELLINK, &link_header(0, 12, 0)), Some(Message::Change(Change::LinkGone(12))));
     }
 
     #[test]
     fn addresses() {
         let header = |prefix| [&[2, prefix, 0, 0][..], &5_u32.to_ne_bytes()].concat();
-        let local = [
-            header(32),
-            attribute(IFA_ADDRESS, &[192, 0, 2, 2]),
-            attribute(IFA_LOCAL, &[192, 0, 2, 1]),
-        ];
-        let expected = Change::Address {
-            ifindex: 5,
-            address: "192.0.2.1/32".parse().unwrap(),
-        };
-        assert_eq!(
-            read(RTM_NEWADDR, &local.concat()),
-            Some(Message::Change(expected))
-        );
+        let local =
+            [header(32), attribute(IFA_ADDRESS, &[192, 0, 2, 2]), attribute(IFA_LOCAL, &[192, 0, 2, 1])];
+        let expected = Change::Address { ifindex: 5, address: "192.0.2.1/32".parse().unwrap() };
+        assert_eq!(read(RTM_NEWADDR, &local.concat()), Some(Message::Change(expected)));
 
         let v6: std::net::Ipv6Addr = "2001:db8::1".parse().unwrap();
         let global = [header(64), attribute(IFA_ADDRESS, &v6.octets())].concat();
-        let expected = Change::AddressGone {
-            ifindex: 5,
-            address: "2001:db8::1/64".parse().unwrap(),
-        };
+        let expected = Change::AddressGone { ifindex: 5, address: "2001:db8::1/64".parse().unwrap() };
         assert_eq!(read(RTM_DELADDR, &global), Some(Message::Change(expected)));
     }
 

@@ -62,12 +62,7 @@ impl Taken {
             .into_iter()
             .flat_map(|containers| containers.containers.values())
             .filter(|container| container.network_mode == NetworkMode::Own)
-            .filter(|container| {
-                container
-                    .attachments
-                    .iter()
-                    .any(|attachment| attachment.mac.is_some())
-            })
+            .filter(|container| container.attachments.iter().any(|attachment| attachment.mac.is_some()))
             .filter_map(|container| container.sandbox.clone())
             .collect()
     }
