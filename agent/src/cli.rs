@@ -1,7 +1,9 @@
 //! The command line: one file per command, each with its arguments and a `run` that returns the exit code.
 
+mod detach;
 mod output;
 mod policy;
+mod run;
 mod status;
 
 use std::process::ExitCode;
@@ -18,15 +20,21 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs the agent
+    Run(run::RunArgs),
     Policy(policy::Arguments),
     /// Shows what is attached and enforced
     Status(status::StatusArgs),
+    /// Removes every program, link and pin: nothing is enforced any more
+    Detach(detach::DetachArgs),
 }
 
 /// Runs the command that the arguments name.
 #[must_use]
 pub fn run(cli: &Cli) -> ExitCode {
     match &cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Detach(args) => detach::run(args),
         Command::Policy(arguments) => policy::run(arguments),
         Command::Status(args) => status::run(args),
     }

@@ -3,7 +3,9 @@
 
 use std::fmt::Write as _;
 
-use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet, renderer::DEFAULT_HELP_STYLE};
+use annotate_snippets::{
+    AnnotationKind, Group, Level, Origin, Renderer, Snippet, renderer::DEFAULT_HELP_STYLE,
+};
 use serde::Serialize;
 
 /// Whether a finding stops what was asked for.
@@ -37,10 +39,13 @@ pub struct Place {
     pub column: usize,
     /// In characters, at least 1, never beyond the line.
     pub length: usize,
-    /// The line itself.
+    /// The line itself, empty if it is too long to be shown.
     #[serde(skip)]
     pub excerpt: String,
 }
+
+/// Lines longer than this were not made for people.
+const MAX_EXCERPT: usize = 4096;
 
 impl Place {
     /// The place of the bytes from `start` to `end`, cut at the end of its first line.
@@ -53,7 +58,8 @@ impl Place {
         let line = text[..start].bytes().filter(|&byte| byte == b'\n').count() + 1;
         let column = text[line_start..start].chars().count() + 1;
         let length = text[start..end.min(line_end)].trim_end().chars().count().max(1);
-        let excerpt = text[line_start..line_end].trim_end_matches('\r').to_owned();
+        let whole = text[line_start..line_end].trim_end_matches('\r');
+        let excerpt = if whole.len() > MAX_EXCERPT { String::new() } else { whole.to_owned() };
         Self { line, column, length, excerpt }
     }
 
@@ -74,14 +80,19 @@ impl Diagnostic {
             Severity::Warning => Level::WARNING,
         };
         let title = level.primary_title(self.message.as_str()).id(self.code);
+        let origin = Origin::path(self.file.as_str());
         let group = match &self.place {
+            Some(place) if place.excerpt.is_empty() => {
+                title.element(origin.line(place.line).char_column(place.column))
+            }
             Some(place) => title.element(
                 Snippet::source(place.excerpt.as_str())
                     .line_start(place.line)
                     .path(self.file.as_str())
                     .annotation(AnnotationKind::Primary.span(place.byte_range())),
             ),
-            None => title.element(Origin::path(self.file.as_str())),
+            None if self.file.is_empty() => Group::with_title(title),
+            None => title.element(origin),
         };
         let renderer = if coloured { Renderer::styled() } else { Renderer::plain() };
         let mut rendered = renderer.render(&[group]);

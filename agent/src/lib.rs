@@ -1,6 +1,8 @@
 //! The Portcullis agent. The modules below are its rooms; ARCHITECTURE.md is the map.
 
+pub mod agent;
 pub mod cli;
+pub mod config;
 pub mod control;
 pub mod datapath;
 pub mod diagnostics;
@@ -8,6 +10,7 @@ pub mod events;
 pub mod http;
 pub mod inventory;
 pub mod policy;
+pub mod reconcile;
 pub mod sources;
 pub mod state;
 pub mod status;

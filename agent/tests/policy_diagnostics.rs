@@ -1,9 +1,15 @@
 //! What users see for every mistake that a policy can hold: code, place and hint, compared with snapshots.
 
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
 use portcullis::{
     diagnostics,
-    policy::{Source, load},
+    policy::{Source, load, matrix::matrix},
 };
+use proptest::prelude::*;
 
 const HEAD: &str = "version: 1\npolicy: shop\napplies_to: { project: shop }\n";
 
@@ -66,6 +72,7 @@ mistakes! {
     bad_indentation: body("services:\n  web:\n    ports: [80/tcp]\n   from: [x]\n");
     tabs: body("services:\n\tweb: {}\n");
     unknown_alias: body("services: { web: *nowhere }\n");
+    egress_to_a_covered_service: body("services:\n  web: { egress: [{ project: shop, service: db }, { project: tools, service: x }] }\n  db: {}\n");
     peers_without_ports: body("services:\n  web: { exposure: public }\n");
     too_deep: ["[".repeat(60) + &"]".repeat(60)];
     everything_at_once: [
@@ -137,4 +144,82 @@ fn colours_change_nothing_but_colours() {
 fn findings_as_json() {
     let found = load(&sources(&body("mod: enforce\nservices: {}\n")), None).diagnostics;
     insta::assert_snapshot!("findings_as_json", serde_json::to_string_pretty(&found).unwrap());
+}
+
+#[test]
+fn hostile_files_are_refused_before_they_hold_up_the_agent() {
+    let services: String =
+        (0..9000).map(|index| format!("  service-{index}: {{ from: [missing-{index}] }}\n")).collect();
+    let ports = vec!["80/tcp"; 40_000].join(", ");
+    let one_line = vec!["x"; 45_000].join(", ");
+    for (name, lines) in BTreeMap::from([
+        ("unknown names", format!("services:\n{services}")),
+        ("ports", format!("services: {{ a: {{ ports: [{ports}] }} }}\n")),
+        ("one long line", format!("services: {{ a: {{ from: [{one_line}] }} }}\n")),
+        ("long name", format!("groups: {{ {}: [] }}\nservices: {{}}\n", "g".repeat(1 << 20))),
+        (
+            "long pattern",
+            format!("services: {{ a: {{ select: {{ container: \"{}\" }} }} }}\n", "*".repeat(1 << 20)),
+        ),
+        ("many nodes", format!("services: {{ a: {{ from: [{}] }} }}\n", vec!["[]"; 100_000].join(", "))),
+        ("large", format!("services: {{}}\n#{}\n", "x".repeat(5 << 20))),
+    ]) {
+        let texts = sources(&body(&lines));
+        let started = Instant::now();
+        let found = load(&texts, None);
+        let rendered = diagnostics::render(&found.diagnostics, false);
+        assert!(found.policies.is_none(), "{name}");
+        assert!(found.diagnostics.len() <= 201, "{name}");
+        assert!(rendered.len() < 4 << 20, "{name}: {} bytes", rendered.len());
+        assert!(started.elapsed() < Duration::from_secs(5), "{name}: {:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn a_byte_order_mark_does_not_move_places() {
+    let marked = format!("\u{feff}{}", body("services: { x: { ports: [80] } }\n")[0]);
+    let place = load(&sources(&[marked]), None).diagnostics[0].place.clone().unwrap();
+    assert_eq!((place.line, place.column, place.length), (4, 26, 2));
+}
+
+#[test]
+fn every_code_is_documented() {
+    let codes = include_str!("../src/policy/report.rs");
+    let documentation = include_str!("../../docs/policy.md");
+    let quoted: Vec<&str> =
+        codes.split('"').filter(|text| text.len() == 4 && text.starts_with("P0")).collect();
+    assert_eq!(quoted.len(), 23);
+    for code in quoted {
+        assert!(documentation.contains(code), "{code}");
+    }
+}
+
+const EXAMPLE: &str = include_str!("../../policies/qerds.yaml");
+
+proptest! {
+    /// Whatever is typed, there is an answer, and it can be shown.
+    #[test]
+    fn no_text_makes_loading_fail(text in ".{0,200}") {
+        let loaded = load(&sources(&[text]), None);
+        let rendered = diagnostics::render(&loaded.diagnostics, true);
+        prop_assert!(loaded.policies.is_some() || rendered.contains("error"));
+    }
+
+    #[test]
+    fn no_damaged_policy_makes_loading_fail(
+        edits in proptest::collection::vec((any::<prop::sample::Index>(), 0usize..8, "[a-z0-9:,{}\\[\\]*&!|>'\" \n\t#/-]{0,6}"), 1..4)
+    ) {
+        let mut text: Vec<char> = EXAMPLE.chars().collect();
+        for (place, removed, inserted) in edits {
+            let start = place.index(text.len());
+            let end = (start + removed).min(text.len());
+            text.splice(start..end, inserted.chars());
+        }
+        let loaded = load(&sources(&[text.into_iter().collect()]), Some("development"));
+        let rendered = diagnostics::render(&loaded.diagnostics, true);
+        prop_assert_eq!(rendered.is_empty(), loaded.diagnostics.is_empty());
+        if let Some(policies) = loaded.policies {
+            matrix(&policies).unwrap();
+        }
+    }
 }

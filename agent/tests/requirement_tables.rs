@@ -225,3 +225,22 @@ fn the_shipped_schema_is_current_and_fits_the_shipped_policies() {
         assert_eq!(loaded.policies.is_some(), fits, "{text}\n{:#?}", loaded.diagnostics);
     }
 }
+
+/// Every YAML example of the documentation that is a whole policy must load.
+#[test]
+fn the_examples_of_the_documentation_are_policies() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/policy.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let examples: Vec<&str> = blocks.filter(|block| block.starts_with("version:")).collect();
+    assert!(examples.len() >= 3);
+    for example in examples {
+        let source = Source { name: "docs/policy.md".to_owned(), text: example.to_owned() };
+        let found: Vec<_> = load(&[source], None)
+            .diagnostics
+            .into_iter()
+            .filter(|diagnostic| diagnostic.code != "P019")
+            .collect();
+        assert_eq!(found, [], "{example}");
+    }
+}

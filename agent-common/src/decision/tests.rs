@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    packet::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP},
+    packet::{Address, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP},
     policy::Rule,
 };
 

@@ -171,6 +171,8 @@ fn policy_tables(policy: &PolicyMatrix) -> String {
             .destinations
             .iter()
             .filter(|cell| !cell.ports.is_empty())
+            // Resolvers are part of what is open already.
+            .filter(|cell| cell.destination != "dns" || cell.ports != ["any"])
             .map(|cell| format!("{} ({})", cell.destination, cell.ports.join(", ")))
             .collect();
         let reach = match (row.in_profile, open.is_empty()) {

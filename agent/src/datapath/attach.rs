@@ -248,6 +248,22 @@ pub fn detach_clsact(interface: &str) -> bool {
     found
 }
 
+/// Takes the filters of an agent that attached by clsact off every interface of this network namespace. Returns how
+/// many interfaces had some. Does nothing if the pins are not those of such an agent.
+#[must_use]
+pub fn detach_filters(pins: &Pins) -> usize {
+    let by_clsact = pins.maps().is_dir() && pins.pinned_links().is_ok_and(|links| links.is_empty());
+    if !by_clsact {
+        return 0;
+    }
+    let Ok(interfaces) = fs::read_dir("/sys/class/net") else { return 0 };
+    interfaces
+        .filter_map(Result::ok)
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| detach_clsact(name))
+        .count()
+}
+
 const fn attach_type(hook: Hook) -> TcAttachType {
     match hook {
         Hook::ToEndpoint => TcAttachType::Egress,

@@ -56,7 +56,7 @@ pub fn load(pins: &Pins, diagnostics: bool) -> Result<Ebpf, LoadError> {
     let level: u8 = if diagnostics { Level::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
     // The verifier's log of an accepted program costs load time and tells nothing.
-    loader.verifier_log_level(VerifierLogLevel::DEBUG | VerifierLogLevel::STATS);
+    loader.verifier_log_level(VerifierLogLevel::STATS);
     loader.override_global(aya_log::LEVEL, &level, false);
     for name in maps::NAMES {
         loader.map_pin_path(name, pins.map(name));

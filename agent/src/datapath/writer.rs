@@ -12,9 +12,8 @@ use agent_common::{
 };
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, MapError, RingBuf, lpm_trie::Key},
+    maps::{HashMap, MapData, MapError, lpm_trie::Key},
 };
-use aya_log::EbpfLogger;
 
 use super::{
     attach::{AttachError, Attachments, Via},
@@ -24,6 +23,7 @@ use super::{
     maps::{self, Maps, TakeError},
     pins::{PinError, Pins},
     plan::{self, HostState, LeftOut, Slots},
+    streams::{Diagnostics, Events},
 };
 use crate::{inventory::snapshot::Snapshot, policy::entries::Entries};
 
@@ -70,10 +70,31 @@ pub enum DatapathError {
     Counters(#[from] CounterError),
     #[error("mark mask `{mask:#x}` is not at least 8 contiguous bits")]
     Mark { mask: u32 },
+    #[error("failed to follow events")]
+    Events(#[source] std::io::Error),
     #[error("failed to write map `{map}`")]
     Write { map: &'static str, source: MapError },
     #[error("{what} need {needed} entries in map `{map}`, which has room for {room}")]
     Full { what: &'static str, map: &'static str, needed: usize, room: usize },
+}
+
+impl DatapathError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Kernel(error) => Some(error.hint().to_owned()),
+            Self::Pins(PinError::NotBpf { .. }) => {
+                Some("mount one: `mount -t bpf bpf /sys/fs/bpf`".to_owned())
+            }
+            Self::Load(LoadError::Map(_)) => Some(
+                "another version or program left it there; `portcullis detach` removes what is pinned"
+                    .to_owned(),
+            ),
+            Self::Mark { .. } => Some("the default is `0xffff0000`".to_owned()),
+            _ => None,
+        }
+    }
 }
 
 /// Seconds in which a repeated denial is not a new attempt.
@@ -154,13 +175,13 @@ impl Datapath {
     }
 
     /// The stream of denied attempts; once.
-    pub fn take_events(&mut self) -> Result<RingBuf<MapData>, DatapathError> {
-        Ok(maps::take_events(&mut self.ebpf)?)
+    pub fn take_events(&mut self) -> Result<Events, DatapathError> {
+        Events::new(maps::take_events(&mut self.ebpf)?).map_err(DatapathError::Events)
     }
 
     /// What the programs log; once, and only with `Options::diagnostics`.
-    pub fn take_diagnostics(&mut self) -> Option<EbpfLogger<&'static dyn log::Log>> {
-        loader::diagnostics(&mut self.ebpf)
+    pub fn take_diagnostics(&mut self) -> Option<Diagnostics> {
+        loader::diagnostics(&mut self.ebpf).map(Diagnostics::new)
     }
 
     /// A reader of the counters, independent of this value.

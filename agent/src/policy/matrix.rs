@@ -59,8 +59,17 @@ pub struct IngressCell {
     pub allowed: bool,
     /// The reason of the denial.
     pub reason: Option<&'static str>,
-    /// `policy rule file:line` of what decides, if a line does.
-    pub rule: Option<String>,
+    /// The line that decides, unless it is the default.
+    pub rule: Option<DecidingRule>,
+}
+
+/// Where a decision is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DecidingRule {
+    /// `qerds-api.from[0]`.
+    pub rule: String,
+    /// `file:line`.
+    pub at: String,
 }
 
 /// What one service may reach outside.
@@ -182,7 +191,7 @@ fn cell(imagined: &Imagined, caller: &Caller, party: Party, protocol: u8, port: 
     let rule = decisive
         .and_then(|decision| usize::try_from(decision.rule).ok()?.checked_sub(1))
         .and_then(|index| imagined.entries.origins.get(index))
-        .map(|origin| format!("{} {} {}", origin.policy, origin.rule, origin.at));
+        .map(|origin| DecidingRule { rule: origin.rule.clone(), at: origin.at.clone() });
     IngressCell { source: caller.name.clone(), allowed: allowed.is_some(), reason, rule }
 }
 

@@ -9,12 +9,19 @@ pub(super) fn is_plain(name: &str) -> bool {
         && name.chars().all(|each| each.is_ascii_alphanumeric() || matches!(each, '.' | '_' | '-'))
 }
 
+/// How many names a hint lists, and how many are compared for one: nobody reads more.
+const MAX_LISTED: usize = 12;
+const MAX_COMPARED: usize = 1000;
+
 /// The candidate that was probably meant, if one is near enough to say so.
 pub(super) fn nearest<'a>(wanted: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = wanted.to_lowercase();
     let limit = (wanted.chars().count() / 3).max(1);
     candidates
         .into_iter()
+        .take(MAX_COMPARED)
+        // What differs more in length is not worth comparing.
+        .filter(|candidate| candidate.len().abs_diff(wanted.len()) <= 4 * limit)
         .map(|candidate| (distance(&wanted, &candidate.to_lowercase()), candidate))
         .filter(|&(distance, _)| distance <= limit)
         .min()
@@ -49,8 +56,9 @@ pub(super) fn hint(wanted: &str, candidates: &[&str], what: &str) -> Option<Stri
     if candidates.is_empty() {
         return None;
     }
-    let list = candidates.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    Some(format!("{what}: {list}"))
+    let listed: Vec<String> = candidates.iter().take(MAX_LISTED).map(|name| format!("`{name}`")).collect();
+    let more = if candidates.len() > MAX_LISTED { ", …" } else { "" };
+    Some(format!("{what}: {}{more}", listed.join(", ")))
 }
 
 #[cfg(test)]

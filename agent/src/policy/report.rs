@@ -41,6 +41,7 @@ pub(super) enum Code {
     GlobOverlap,
     NothingOpen,
     NeverInProfile,
+    IdleEgress,
 }
 
 impl Code {
@@ -68,12 +69,15 @@ impl Code {
             Self::GlobOverlap => "P020",
             Self::NothingOpen => "P021",
             Self::NeverInProfile => "P022",
+            Self::IdleEgress => "P023",
         }
     }
 
     const fn severity(self) -> Severity {
         match self {
-            Self::LonelyOverlay | Self::NothingOpen | Self::NeverInProfile => Severity::Warning,
+            Self::LonelyOverlay | Self::NothingOpen | Self::NeverInProfile | Self::IdleEgress => {
+                Severity::Warning
+            }
             _ => Severity::Error,
         }
     }
@@ -84,15 +88,29 @@ impl Code {
 pub(super) struct Report<'a> {
     sources: &'a [Source],
     found: Vec<(Option<Mark>, Diagnostic)>,
+    /// How many findings there was no room for.
+    left_off: usize,
 }
+
+/// More findings help nobody, and a hostile file could have tens of thousands.
+const MAX_FINDINGS: usize = 200;
 
 impl<'a> Report<'a> {
     pub(super) fn new(sources: &'a [Source]) -> Self {
-        Self { sources, found: Vec::new() }
+        Self { sources, found: Vec::new(), left_off: 0 }
+    }
+
+    /// Whether further findings are only counted.
+    pub(super) fn is_full(&self) -> bool {
+        self.found.len() >= MAX_FINDINGS
     }
 
     /// Adds a finding at a place.
     pub(super) fn add(&mut self, code: Code, mark: Mark, message: String, hint: Option<String>) {
+        if self.is_full() {
+            self.left_off += 1;
+            return;
+        }
         let (file, place) = self.sources.get(mark.source).map_or_else(
             || (String::new(), None),
             |source| (source.name.clone(), Some(Place::of_bytes(&source.text, mark.start, mark.end))),
@@ -114,6 +132,10 @@ impl<'a> Report<'a> {
         message: String,
         hint: Option<String>,
     ) {
+        if self.is_full() {
+            self.left_off += 1;
+            return;
+        }
         let diagnostic =
             Diagnostic { severity: code.severity(), code: code.text(), message, file, place, hint };
         // A text that is reached twice, through a YAML alias, is reported once.
@@ -137,6 +159,17 @@ impl<'a> Report<'a> {
     /// The findings in the order of the texts.
     pub(super) fn finish(mut self) -> Vec<Diagnostic> {
         self.found.sort_by_key(|(mark, _)| mark.map(|mark| (mark.source, mark.start)));
-        self.found.into_iter().map(|(_, diagnostic)| diagnostic).collect()
+        let mut found: Vec<Diagnostic> = self.found.into_iter().map(|(_, diagnostic)| diagnostic).collect();
+        if self.left_off > 0 {
+            found.push(Diagnostic {
+                severity: Severity::Error,
+                code: Code::Limit.text(),
+                message: format!("{} more findings are not shown", self.left_off),
+                file: String::new(),
+                place: None,
+                hint: None,
+            });
+        }
+        found
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    model::{Policy, Target},
+    model::{Peer, Policy, Target},
     names,
     report::{Code, Mark, Report},
 };
@@ -18,6 +18,32 @@ pub(super) fn validate(policies: &[Policy], report: &mut Report<'_>) {
         nothing_open(policy, report);
     }
     never_in_profile(policies, report);
+    idle_egress(policies, report);
+}
+
+/// An egress entry for containers that a policy covers: it is their `from` that decides.
+fn idle_egress(policies: &[Policy], report: &mut Report<'_>) {
+    let layers = policies.iter().flat_map(|policy| policy.services.values()).flat_map(|service| {
+        std::iter::once(&service.base).chain(service.overlays.values().map(|overlay| &overlay.layer))
+    });
+    for entry in layers.flat_map(|layer| layer.egress.iter().flatten()) {
+        let Peer::Labelled { project, service } = &entry.to else {
+            continue;
+        };
+        let covering = policies.iter().find(|policy| {
+            project.is_exact()
+                && matches!(&policy.target, Target::Project(glob) if glob.matches(&project.to_string()))
+        });
+        if let Some(covering) = covering {
+            let message = format!(
+                "egress to `{project}/{service}` has no effect: policy `{}` covers it",
+                covering.name
+            );
+            let hint =
+                "between two endpoints only the destination decides: add this service to the other's `from`";
+            report.add(Code::IdleEgress, entry.mark, message, Some(hint.to_owned()));
+        }
+    }
 }
 
 fn duplicate_name(earlier: &Policy, policy: &Policy, report: &mut Report<'_>) {

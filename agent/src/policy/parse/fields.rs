@@ -109,7 +109,7 @@ pub(super) fn name_is_usable(name: &str, mark: Mark, what: &str, report: &mut Re
         let message = format!("`{name}` is reserved and cannot name a {what}");
         let hint = "choose another name; `host`, `world`, `dns` and `any` stand for peers".to_owned();
         report.add(Code::BadName, mark, message, Some(hint));
-    } else if !names::is_plain(name) {
+    } else if !names::is_plain(name) || name.len() > MAX_SCALAR {
         let message = format!("`{name}` cannot name a {what}");
         let hint = "names are made of letters, digits, `.`, `_` and `-`".to_owned();
         report.add(Code::BadName, mark, message, Some(hint));
@@ -134,9 +134,16 @@ pub(super) fn list<'n>(node: &'n Node, what: &str, report: &mut Report<'_>) -> O
     None
 }
 
+/// Longer than any name of a container, project or label.
+const MAX_SCALAR: usize = 512;
+
 /// A single value as it is written.
 pub(super) fn scalar<'n>(node: &'n Node, what: &str, report: &mut Report<'_>) -> Option<&'n str> {
     match &node.value {
+        Value::Scalar(text) if text.len() > MAX_SCALAR => {
+            report.add(Code::Limit, node.mark, format!("`{what}` is longer than {MAX_SCALAR} bytes"), None);
+            None
+        }
         Value::Scalar(text) if !text.is_empty() => Some(text),
         other => {
             let kind = if matches!(other, Value::Scalar(_)) { "nothing" } else { other.kind() };

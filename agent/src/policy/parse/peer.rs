@@ -170,6 +170,11 @@ fn named_peer(
     if networks::looks_like_network(text) {
         return network(text, mark, report).map(Peer::Network);
     }
+    if report.is_full() {
+        // Looking for near misses among thousands of names is only worth it if somebody will see them.
+        report.add(Code::UnknownName, mark, String::new(), None);
+        return None;
+    }
     let (kind, mut known) = match side {
         Side::From => ("service or group", names.services.clone()),
         Side::To => ("peer", vec!["world", "host", "dns"]),

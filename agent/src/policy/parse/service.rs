@@ -27,6 +27,9 @@ pub(in super::super) const PORT_KEYS: [&str; 3] = ["port", "from", "exposure"];
 /// The keys of `select`.
 pub(in super::super) const SELECT_KEYS: [&str; 2] = ["container", "label"];
 
+/// Items of one list of ports; every item is compared with every other.
+const MAX_PORTS: usize = 1024;
+
 /// The words for modes.
 pub(super) const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
 const EXPOSURES: [(&str, Exposure); 3] =
@@ -95,6 +98,11 @@ fn exposure(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<(Exposure, M
 
 fn port_list(node: &Node, names: &Names<'_>, report: &mut Report<'_>) -> Option<Vec<PortEntry>> {
     let items = list(node, "ports", report)?;
+    if items.len() > MAX_PORTS {
+        let message = format!("`ports` has more than {MAX_PORTS} items");
+        report.add(Code::Limit, node.mark, message, Some("write ranges: `8000-8999/tcp`".to_owned()));
+        return None;
+    }
     let entries: Vec<PortEntry> = items.iter().filter_map(|item| port_entry(item, names, report)).collect();
     for (index, entry) in entries.iter().enumerate() {
         if let Some(first) = entries[..index].iter().find(|earlier| earlier.ports.collides(entry.ports)) {

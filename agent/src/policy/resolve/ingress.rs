@@ -90,9 +90,7 @@ fn rules(context: &Context<'_>, names: &[&Peer], table: &mut Table<'_>) -> Resul
                 continue;
             }
             // Of the wider entries the narrowest is the one that would decide here.
-            let wider = ordered[..index].iter().rev().find(|wider| {
-                wider.ports.width() < entry.ports.width() && wider.ports.contains(protocol, first)
-            });
+            let wider = ordered[..index].iter().rev().find(|wider| wider.ports.contains(protocol, first));
             if wider.is_some_and(|wider| self::allowing(wider, names).is_some()) {
                 let name = context.rule_name(&entry.path);
                 let number = table.number(&context.policy.name, name, entry.mark)?;

@@ -325,6 +325,8 @@ fn dns_is_port_53_of_the_resolvers_and_nothing_else() {
     host.opens("p/b", "203.0.113.53", TCP, 443);
     host.opens("p/b", "172.18.0.1", TCP, 22);
     host.opens("p/b", "q/resolver", TCP, 80);
+    let loopback = address_in_key_form("127.0.0.11".parse().unwrap());
+    assert!(host.entries.addresses.keys().all(|key| key.address != loopback));
     let (a, _) = host.side("p/a");
     let flags = host.entries.subjects[&a.identity].flags;
     assert_eq!(flags, Scope::ToHost.flag() | Scope::ToUnmanaged.flag() | Scope::ToWorld.flag());
@@ -427,6 +429,68 @@ fn entries_do_not_depend_on_unrelated_containers_or_their_order() {
     snapshot.endpoints.insert(0, container("z", "y", "172.18.0.5"));
     let after = resolve(&set, &snapshot, &mut registry).unwrap();
     assert_eq!((before.rules, before.subjects, before.origins), (after.rules, after.subjects, after.origins));
+}
+
+#[test]
+fn many_instances_are_resolved_without_delay() {
+    let text = policy(
+        "groups: { a: [192.0.2.0/24, 198.51.100.0/24] }\nservices:\n  db: { ports: [5432/tcp], from: [api, worker, a] }\n  api: { ports: [8000-8100/tcp], from: [proxy], egress: [dns] }\n  worker: {}\n  proxy: { exposure: public, ports: [80/tcp, 443/tcp], egress: [world] }\n",
+    );
+    let endpoints = (0..250)
+        .flat_map(|project| {
+            ["db", "api", "worker", "proxy"]
+                .map(|service| container(&format!("p{project}"), service, &format!("172.18.{project}.9")))
+        })
+        .collect();
+    let host = Host::new(&policies(&[&text], None), endpoints);
+    assert_eq!(host.entries.subjects.len(), 1000);
+    host.opens("p7/api", "p7/db", TCP, 5432);
+    host.denies("p7/api", "p8/db", TCP, 5432, DropReason::CrossInstance);
+}
+
+#[test]
+fn a_label_does_not_make_a_container_the_service_that_selects_others() {
+    let text = "version: 1\npolicy: p\napplies_to: { project: p }\nservices:\n  db: { select: { container: p-db-1 }, ports: [1/tcp], from: [host, web] }\n  web: { ports: [1/tcp], from: [db] }\n";
+    let mut real = container("p", "store", "172.18.0.2");
+    real.container = "p-db-1".to_owned();
+    let mut imposter = container("p", "db", "172.18.0.3");
+    imposter.container = "p-other-1".to_owned();
+    let web = container("p", "web", "172.18.0.4");
+    let host = Host::new(&policies(&[text], None), vec![real, imposter, web]);
+    host.opens("p/store", "p/web", TCP, 1);
+    host.opens("host", "p/store", TCP, 1);
+    host.denies("p/db", "p/web", TCP, 1, DropReason::NoRule);
+    host.denies("host", "p/db", TCP, 1, DropReason::NoRule);
+}
+
+#[test]
+fn an_identity_is_named_by_labels_only_if_all_its_containers_have_them() {
+    let shop = "version: 1\npolicy: shop\napplies_to: { project: shop }\nservices:\n  web: { select: { container: \"shop-*\" } }\n";
+    let text = policy("services:\n  api: { ports: [1/tcp], from: [{ project: shop, service: front }] }\n");
+    let set = policies(&[&text, shop], None);
+    let api = container("p", "api", "172.18.0.2");
+    let front = container("shop", "front", "172.18.0.3");
+    let back = container("shop", "back", "172.18.0.4");
+    let alone = Host::new(&set, vec![api.clone(), front.clone()]);
+    alone.opens("shop/front", "p/api", TCP, 1);
+    let mixed = Host::new(&set, vec![api, front, back]);
+    mixed.denies("shop/front", "p/api", TCP, 1, DropReason::CrossInstance);
+    mixed.denies("shop/back", "p/api", TCP, 1, DropReason::CrossInstance);
+}
+
+#[test]
+fn ping_has_one_entry_for_all_of_icmp() {
+    let host = Host::simple("services:\n  a: { ports: [1/tcp], exposure: localhost }\n", &[("p", "a")]);
+    let (a, _) = host.side("p/a");
+    let key = super::super::entries::RuleEntryKey {
+        subject: a.identity,
+        peer: agent_common::identity::HOST,
+        direction: Direction::Ingress,
+        protocol: PROTOCOL_ICMP,
+        port: 0,
+        prefix: 0,
+    };
+    assert_eq!(host.entries.rules[&key].allow, 1);
 }
 
 /// What the policy format says about one port, written once more without entries or prefixes.

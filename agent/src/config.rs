@@ -1,0 +1,185 @@
+//! The agent's own settings: `agent.yaml`, and what the command line puts in its place. Not policy.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use agent_common::config::{DEFAULT_MARK_MASK, Timeouts};
+use serde::Deserialize;
+
+use crate::{control, datapath::attach::Via, telemetry::server};
+
+/// Where `agent.yaml` is looked for.
+pub const DEFAULT_PATH: &str = "/etc/portcullis/agent.yaml";
+
+/// Settings as they stand in `agent.yaml` or on the command line; what is left out has a default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    pub policy: Option<Vec<PathBuf>>,
+    pub profile: Option<String>,
+    pub inventory: Option<String>,
+    pub docker_host: Option<String>,
+    pub listen: Option<SocketAddr>,
+    pub control: Option<PathBuf>,
+    pub pin_dir: Option<PathBuf>,
+    pub state_dir: Option<PathBuf>,
+    pub events: Option<String>,
+    /// The bits of `skb->mark` that belong to the agent.
+    pub mark_mask: Option<u32>,
+    /// How programs get onto ports; by default what the kernel can do best.
+    pub attach: Option<Via>,
+    /// Whether the kernel programs log what they do, at level `debug`.
+    pub datapath_log: Option<bool>,
+    pub timeouts: Option<TimeoutSettings>,
+}
+
+/// Seconds without a packet after which a flow ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimeoutSettings {
+    pub tcp_opening: Option<u32>,
+    pub tcp_established: Option<u32>,
+    pub tcp_closing: Option<u32>,
+    pub udp_opening: Option<u32>,
+    pub udp_established: Option<u32>,
+    pub icmp: Option<u32>,
+}
+
+/// Where containers are learnt from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inventory {
+    Docker { url: Option<String> },
+    File(PathBuf),
+}
+
+/// All settings, complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub policy: Vec<PathBuf>,
+    pub profile: Option<String>,
+    pub inventory: Inventory,
+    pub listen: SocketAddr,
+    pub control: PathBuf,
+    pub pin_dir: PathBuf,
+    pub state_dir: PathBuf,
+    pub events: String,
+    pub mark_mask: u32,
+    pub attach: Option<Via>,
+    pub datapath_log: bool,
+    pub timeouts: Timeouts,
+}
+
+/// `agent.yaml` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("failed to read `{}`", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("invalid settings in `{}`: {message}", path.display())]
+    Syntax { path: PathBuf, message: String },
+}
+
+/// Default of `--pin-dir`.
+pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/portcullis";
+/// Default of `--state-dir`.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/portcullis";
+/// Default of `--policy`.
+pub const DEFAULT_POLICY_DIR: &str = "/etc/portcullis/policy.d";
+
+impl File {
+    /// Reads `agent.yaml`. Only the default one may be missing.
+    pub fn read(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let (path, required) = path.map_or((Path::new(DEFAULT_PATH), false), |path| (path, true));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !required => return Ok(Self::default()),
+            Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+        };
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        serde_saphyr::from_str(&text)
+            .map_err(|error| ConfigError::Syntax { path: path.to_owned(), message: error.to_string() })
+    }
+
+    /// What `self` leaves out is taken from `other`.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            policy: self.policy.or(other.policy),
+            profile: self.profile.or(other.profile),
+            inventory: self.inventory.or(other.inventory),
+            docker_host: self.docker_host.or(other.docker_host),
+            listen: self.listen.or(other.listen),
+            control: self.control.or(other.control),
+            pin_dir: self.pin_dir.or(other.pin_dir),
+            state_dir: self.state_dir.or(other.state_dir),
+            events: self.events.or(other.events),
+            mark_mask: self.mark_mask.or(other.mark_mask),
+            attach: self.attach.or(other.attach),
+            datapath_log: self.datapath_log.or(other.datapath_log),
+            timeouts: self.timeouts.or(other.timeouts),
+        }
+    }
+
+    /// Fills in the defaults.
+    #[must_use]
+    pub fn complete(self) -> Settings {
+        let timeouts = self.timeouts.unwrap_or_default();
+        let default = Timeouts::DEFAULT;
+        Settings {
+            policy: self.policy.unwrap_or_else(|| vec![DEFAULT_POLICY_DIR.into()]),
+            profile: self.profile,
+            inventory: match self.inventory.as_deref() {
+                None | Some("docker") => Inventory::Docker { url: self.docker_host },
+                Some(file) => Inventory::File(file.into()),
+            },
+            listen: self.listen.unwrap_or(server::DEFAULT_ADDRESS),
+            control: self.control.unwrap_or_else(|| control::DEFAULT_PATH.into()),
+            pin_dir: self.pin_dir.unwrap_or_else(|| DEFAULT_PIN_DIR.into()),
+            state_dir: self.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
+            events: self.events.unwrap_or_else(|| "-".to_owned()),
+            mark_mask: self.mark_mask.unwrap_or(DEFAULT_MARK_MASK),
+            attach: self.attach,
+            datapath_log: self.datapath_log.unwrap_or(false),
+            timeouts: Timeouts {
+                tcp_opening: timeouts.tcp_opening.unwrap_or(default.tcp_opening),
+                tcp_established: timeouts.tcp_established.unwrap_or(default.tcp_established),
+                tcp_closing: timeouts.tcp_closing.unwrap_or(default.tcp_closing),
+                udp_opening: timeouts.udp_opening.unwrap_or(default.udp_opening),
+                udp_established: timeouts.udp_established.unwrap_or(default.udp_established),
+                icmp: timeouts.icmp.unwrap_or(default.icmp),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<File, String> {
+        serde_saphyr::from_str(text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let file =
+            parse("profile: production\nlisten: 127.0.0.1:9999\ntimeouts: { udp_opening: 5 }\n").unwrap();
+        let flags = File { profile: Some("development".to_owned()), ..File::default() };
+        let settings = flags.or(file).complete();
+        assert_eq!(settings.profile.as_deref(), Some("development"));
+        assert_eq!(settings.listen.port(), 9999);
+        assert_eq!(settings.timeouts.udp_opening, 5);
+        assert_eq!(settings.timeouts.tcp_closing, Timeouts::DEFAULT.tcp_closing);
+        assert_eq!(settings.inventory, Inventory::Docker { url: None });
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_its_place() {
+        let error = parse("profile: production\nlissten: 127.0.0.1:1\n").unwrap_err();
+        assert!(error.contains("lissten") && error.contains("2:1"), "{error}");
+    }
+}

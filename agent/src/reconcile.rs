@@ -1,0 +1,258 @@
+//! The agent's loop: what is known of the host and what the policy says come in, the kernel's state goes out. One
+//! task owns the datapath; everything else reads the state that it publishes.
+
+mod policies;
+mod publish;
+mod registry;
+mod watch;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch as channel;
+
+use self::{policies::Policies, registry::Registry};
+pub use self::{policies::PolicyError, registry::RegistryError, watch::PolicyWatch};
+use crate::{
+    config::Settings,
+    datapath::{Datapath, DatapathError},
+    inventory::{self, snapshot::Snapshot},
+    policy::{entries::Entries, resolve::ResolveError},
+    state::AgentState,
+    telemetry::Telemetry,
+};
+
+/// How often expired flows are removed.
+const COLLECT_EVERY: Duration = Duration::from_secs(10);
+/// How often what failed is tried again.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
+/// What moves the loop.
+#[derive(Debug)]
+pub enum Event {
+    /// The host changed, as far as the inventory can tell.
+    Host(inventory::Update),
+    /// The policy files may have changed, or somebody asks to read them again.
+    Reload { reason: &'static str },
+    /// Time to clean up and to try again what failed.
+    Tick,
+}
+
+/// A pass that changed nothing in the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+}
+
+/// The state of the loop.
+pub struct Reconciler {
+    datapath: Datapath,
+    policies: Policies,
+    registry: Registry,
+    update: Option<inventory::Update>,
+    /// What the kernel was last brought to.
+    applied: Option<(Arc<Snapshot>, Arc<Entries>)>,
+    /// Whether the last pass left something undone.
+    unfinished: bool,
+    collected: Instant,
+    state: channel::Sender<Arc<AgentState>>,
+    telemetry: Arc<Telemetry>,
+    last_error: Option<String>,
+}
+
+impl std::fmt::Debug for Reconciler {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Reconciler").field("datapath", &self.datapath).finish_non_exhaustive()
+    }
+}
+
+/// Reads the policies for the first time. An agent without a valid policy does not start.
+pub fn load_policies(settings: &Settings) -> Result<Policies, PolicyError> {
+    Policies::load(settings.policy.clone(), settings.profile.clone())
+}
+
+/// Reads the identity numbers of earlier runs.
+pub fn load_registry(settings: &Settings) -> Result<Registry, RegistryError> {
+    Registry::load(&settings.state_dir)
+}
+
+impl Reconciler {
+    #[must_use]
+    pub fn new(
+        datapath: Datapath,
+        policies: Policies,
+        registry: Registry,
+        state: channel::Sender<Arc<AgentState>>,
+        telemetry: Arc<Telemetry>,
+    ) -> Self {
+        Self {
+            datapath,
+            policies,
+            registry,
+            update: None,
+            applied: None,
+            unfinished: false,
+            collected: Instant::now(),
+            state,
+            telemetry,
+            last_error: None,
+        }
+    }
+
+    /// Takes in one event and brings the kernel to where it should be.
+    pub fn handle(&mut self, event: Event) {
+        match event {
+            Event::Host(update) => {
+                self.update = Some(update);
+                self.pass();
+            }
+            Event::Reload { reason } => {
+                if self.policies.reload(reason) {
+                    self.pass();
+                }
+            }
+            Event::Tick => {
+                self.collect_flows();
+                if self.unfinished {
+                    self.pass();
+                }
+                return;
+            }
+        }
+        self.publish();
+    }
+
+    fn pass(&mut self) {
+        let Some(update) = self.update.clone() else { return };
+        self.unfinished = false;
+        // First of all: a port with a program and nothing else is denied.
+        for error in self.datapath.attach(&update.snapshot) {
+            tracing::warn!(error = %Chain(&error), "port not attached");
+            self.unfinished = true;
+        }
+        // Until the inventory has been read whole once, what an earlier agent pinned knows better.
+        if update.complete {
+            match self.apply(&update) {
+                Ok(()) => self.last_error = None,
+                Err(error) => {
+                    let text = Chain(&error).to_string();
+                    if self.last_error.as_ref() != Some(&text) {
+                        tracing::error!(error = %text, "state not applied, the old one stays in force");
+                    }
+                    self.policies.failed_to_apply(&text);
+                    self.last_error = Some(text);
+                    self.unfinished = true;
+                }
+            }
+        }
+        self.publish();
+    }
+
+    fn apply(&mut self, update: &inventory::Update) -> Result<(), PassError> {
+        let started = Instant::now();
+        let waiting = self.waiting(&update.snapshot);
+        let entries = self.registry.resolve(self.policies.set(), &update.snapshot)?;
+        let moved = self.datapath.apply(&update.snapshot, &entries)?;
+        self.policies.applied();
+        if moved {
+            self.telemetry.observe_policy_apply(started.elapsed());
+            tracing::info!(
+                revision = self.datapath.revision(),
+                rules = entries.rules.len(),
+                "policy in force"
+            );
+        }
+        for ifindex in waiting {
+            if self.datapath.is_ready(ifindex) {
+                self.telemetry.observe_enforce_delay(update.seen.elapsed());
+            }
+        }
+        for left_out in self.datapath.left_out() {
+            tracing::warn!(container = %left_out.container, reason = %left_out.reason, "endpoint left without rights");
+        }
+        self.applied = Some((Arc::clone(&update.snapshot), Arc::new(entries)));
+        Ok(())
+    }
+
+    /// Ports of containers that the kernel does not know yet.
+    fn waiting(&self, snapshot: &Snapshot) -> Vec<u32> {
+        snapshot
+            .endpoints
+            .iter()
+            .filter_map(|endpoint| endpoint.port.as_ref())
+            .map(|port| port.ifindex)
+            .filter(|&ifindex| !self.datapath.is_ready(ifindex))
+            .collect()
+    }
+
+    fn collect_flows(&mut self) {
+        if self.collected.elapsed() < COLLECT_EVERY {
+            return;
+        }
+        self.collected = Instant::now();
+        match self.datapath.collect_flows(boot_time()) {
+            Ok(0) => {}
+            Ok(removed) => tracing::debug!(removed, "expired flows removed"),
+            Err(error) => tracing::warn!(error = %Chain(&error), "expired flows not removed"),
+        }
+    }
+}
+
+/// Feeds the loop until it is told to stop.
+pub async fn run(
+    mut reconciler: Reconciler,
+    mut updates: channel::Receiver<inventory::Update>,
+    mut reloads: tokio::sync::mpsc::Receiver<&'static str>,
+    mut stop: channel::Receiver<bool>,
+) -> Reconciler {
+    let mut tick = tokio::time::interval(RETRY_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    reconciler.publish();
+    loop {
+        let event = tokio::select! {
+            biased;
+            _ = stop.wait_for(|&stop| stop) => return reconciler,
+            changed = updates.changed() => match changed {
+                Ok(()) => Event::Host(updates.borrow_and_update().clone()),
+                Err(_closed) => return reconciler,
+            },
+            Some(reason) = reloads.recv() => Event::Reload { reason },
+            _ = tick.tick() => Event::Tick,
+        };
+        reconciler.handle(event);
+    }
+}
+
+/// Nanoseconds since boot, suspend included: the clock of the kernel programs.
+fn boot_time() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+/// An error with its causes, on one line.
+pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}", self.0)?;
+        let mut cause = self.0.source();
+        let mut said = self.0.to_string();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Transparent errors say the same as their cause.
+            if !said.contains(&text) {
+                write!(formatter, ": {text}")?;
+            }
+            said = text;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

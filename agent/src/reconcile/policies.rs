@@ -1,0 +1,135 @@
+//! The policies in force, and how a new text replaces them: whole and valid, or not at all.
+
+use std::path::PathBuf;
+
+use crate::{
+    diagnostics::{self, Diagnostic},
+    policy::{self, Source, model::PolicySet},
+    sources::{self, SourceError},
+    state::ReloadState,
+    status::unix_seconds,
+};
+
+/// The texts do not make a policy.
+#[derive(Debug, thiserror::Error)]
+#[error("the policy cannot be used")]
+pub struct PolicyError {
+    sources: Vec<SourceError>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl PolicyError {
+    /// Everything that is wrong, for people.
+    #[must_use]
+    pub fn render(&self, coloured: bool) -> String {
+        let mut text: Vec<String> = self.sources.iter().map(SourceError::render).collect();
+        if !self.diagnostics.is_empty() {
+            text.push(diagnostics::render(&self.diagnostics, coloured));
+        }
+        text.join("\n\n")
+    }
+
+    /// The first thing that is wrong, on one line, and how many more there are.
+    fn summary(&self) -> String {
+        let mut lines: Vec<String> =
+            self.sources.iter().map(|error| super::Chain(error).to_string()).collect();
+        let errors = self.diagnostics.iter().filter(|found| found.severity == diagnostics::Severity::Error);
+        lines.extend(errors.map(|found| match &found.place {
+            Some(place) => format!("{}:{}:{}: {}", found.file, place.line, place.column, found.message),
+            None => format!("{}: {}", found.file, found.message),
+        }));
+        match lines.len() {
+            0 => self.to_string(),
+            1 => lines.remove(0),
+            more => format!("{} (and {} more)", lines.remove(0), more - 1),
+        }
+    }
+}
+
+/// What the policy files say.
+#[derive(Debug)]
+pub struct Policies {
+    paths: Vec<PathBuf>,
+    profile: Option<String>,
+    texts: Vec<Source>,
+    set: PolicySet,
+    /// The last good texts, while newer ones have not proved that they fit into the kernel.
+    previous: Option<(Vec<Source>, PolicySet)>,
+    state: ReloadState,
+}
+
+impl Policies {
+    pub(super) fn load(paths: Vec<PathBuf>, profile: Option<String>) -> Result<Self, PolicyError> {
+        let (texts, set) = read(&paths, profile.as_deref())?;
+        let state = ReloadState { successful: true, last_success: unix_seconds(), last_error: None };
+        Ok(Self { paths, profile, texts, set, previous: None, state })
+    }
+
+    pub(super) fn set(&self) -> &PolicySet {
+        &self.set
+    }
+
+    pub(super) fn state(&self) -> &ReloadState {
+        &self.state
+    }
+
+    /// Reads the files again; true if there is something new to apply.
+    pub(super) fn reload(&mut self, reason: &'static str) -> bool {
+        match read(&self.paths, self.profile.as_deref()) {
+            Ok((texts, set)) => {
+                let changed = texts != self.texts;
+                let recovered = !self.state.successful;
+                self.state = ReloadState { successful: true, last_success: unix_seconds(), last_error: None };
+                if !changed {
+                    if recovered || reason == "signal" {
+                        tracing::info!(reason, "policy read again, unchanged");
+                    }
+                    return recovered;
+                }
+                tracing::info!(reason, "policy read again, changed");
+                let old = (std::mem::replace(&mut self.texts, texts), std::mem::replace(&mut self.set, set));
+                self.previous.get_or_insert(old);
+                true
+            }
+            Err(error) => {
+                let summary = error.summary();
+                tracing::error!(reason, error = %summary, "invalid policy, the old one stays in force");
+                self.fail(summary);
+                false
+            }
+        }
+    }
+
+    /// The policy is in force.
+    pub(super) fn applied(&mut self) {
+        self.previous = None;
+    }
+
+    /// The policy does not fit this host or its kernel: back to the last one that did.
+    pub(super) fn failed_to_apply(&mut self, error: &str) {
+        if let Some((texts, set)) = self.previous.take() {
+            self.texts = texts;
+            self.set = set;
+            self.fail(error.to_owned());
+        }
+    }
+
+    fn fail(&mut self, error: String) {
+        self.state.successful = false;
+        self.state.last_error = Some(error);
+    }
+}
+
+fn read(paths: &[PathBuf], profile: Option<&str>) -> Result<(Vec<Source>, PolicySet), PolicyError> {
+    let (texts, errors) = sources::read(paths);
+    let loaded = policy::load(&texts, profile);
+    match loaded.policies {
+        Some(set) if errors.is_empty() => {
+            for warning in &loaded.diagnostics {
+                tracing::warn!(file = %warning.file, code = warning.code, message = %warning.message, "policy");
+            }
+            Ok((texts, set))
+        }
+        _ => Err(PolicyError { sources: errors, diagnostics: loaded.diagnostics }),
+    }
+}
