@@ -1,1 +1,2 @@
+//! Development commands.
 fn main() {}

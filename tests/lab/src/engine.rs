@@ -1,0 +1,209 @@
+//! A Docker Engine of one's own: in its own network namespace, with its own data, sockets and containers. It never
+//! shares anything with an engine that the machine may run.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::interrupt::wait_for;
+use crate::netns::Netns;
+use crate::process::{output, run, stop_child};
+use crate::scratch::Scratch;
+use crate::tools::Tools;
+use crate::{image, sweep};
+
+/// The host's address towards the outside.
+pub const HOST_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+/// The host's IPv6 address towards the outside.
+pub const HOST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xff, 0, 0, 0, 0, 1);
+
+/// A running engine and the namespace that is its whole network.
+#[derive(Debug)]
+pub struct DockerHost {
+    child: Child,
+    directory: PathBuf,
+    tools: Tools,
+    kept: bool,
+    // Dropped last: the engine is stopped before its namespace and directory go.
+    netns: Netns,
+    scratch: Scratch,
+}
+
+impl DockerHost {
+    /// Starts an engine and waits until it answers; imports the stand-in image.
+    pub fn start(tools: Tools) -> Result<Self> {
+        let scratch = Scratch::create()?;
+        let netns = Netns::create()?;
+        // Frames of hand-made bridges beside Docker's must not meet its FORWARD chain, and addresses must be usable
+        // at once: duplicate detection would hold every IPv6 address back for a second.
+        netns.sysctl(
+            "net/ipv6/conf/default/accept_dad=0 net/ipv6/conf/all/forwarding=1 net/ipv4/ip_forward=1",
+        )?;
+        let directory = scratch.path().join("docker");
+        fs::create_dir_all(&directory)?;
+        // The machine's own settings, such as its data root, are none of ours.
+        fs::write(directory.join("daemon.json"), "{}\n")?;
+        let log = File::create(scratch.path().join("dockerd.log"))?;
+        let mut command = netns.command(&tools.dockerd);
+        command
+            .arg("--data-root")
+            .arg(directory.join("data"))
+            .arg("--exec-root")
+            .arg(directory.join("exec"))
+            .arg("--pidfile")
+            .arg(directory.join("pid"))
+            .arg("--host")
+            .arg(format!("unix://{}", socket(&directory).display()))
+            .arg("--config-file")
+            .arg(directory.join("daemon.json"))
+            .args(["--bip", "198.18.255.1/24"])
+            .args(["--default-address-pool", "base=198.18.128.0/18,size=24"])
+            .env("PATH", &tools.path)
+            .env_remove("DOCKER_HOST")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // A Ctrl-C at the terminal is for us: we then stop the engine in good order.
+            .process_group(0);
+        let child = command.spawn().context("failed to start dockerd")?;
+        let mut host = Self {
+            child,
+            directory,
+            tools,
+            kept: false,
+            netns,
+            scratch,
+        };
+        host.scratch.note_process(host.child.id())?;
+        host.wait_until_ready()?;
+        host.import_image()?;
+        Ok(host)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        wait_for("the Docker Engine", Duration::from_secs(60), || {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("dockerd ended ({status}): {}", self.log_tail());
+            }
+            // The socket is there before the engine answers, and `docker` itself would wait on it.
+            if !socket(&self.directory).exists() {
+                return Ok(None);
+            }
+            Ok(output(self.docker().arg("version"))?
+                .status
+                .success()
+                .then_some(()))
+        })
+        .with_context(|| format!("last words of dockerd: {}", self.log_tail()))
+    }
+
+    fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.scratch.path().join("dockerd.log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().rev().take(8).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    fn import_image(&self) -> Result<()> {
+        let archive = image::archive(&self.tools.busybox, self.scratch.path())?;
+        run(self
+            .docker()
+            .args(["import", "--change", "ENV PATH=/bin"])
+            .arg(archive)
+            .arg(image::NAME))?;
+        Ok(())
+    }
+
+    /// The `docker` command of this engine.
+    #[must_use]
+    pub fn docker(&self) -> Command {
+        let mut command = Command::new(&self.tools.docker);
+        command
+            .arg("--host")
+            .arg(self.url())
+            .env_remove("DOCKER_HOST")
+            .env_remove("DOCKER_CONTEXT")
+            .env("PATH", &self.tools.path);
+        command
+    }
+
+    /// Where clients find it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("unix://{}", socket(&self.directory).display())
+    }
+
+    /// The namespace it lives in.
+    #[must_use]
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// The directory of the lab, for logs and sockets.
+    #[must_use]
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    /// The programs it was started with.
+    #[must_use]
+    pub fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    /// Makes every path between containers, host and outside really open, so that whatever is blocked later was
+    /// blocked by the agent. Docker's FORWARD policy, its isolation between networks and, from 28 on, its raw table
+    /// would otherwise hide leaks. DOCKER-USER is the one chain that Docker keeps first and never writes to.
+    pub fn open_paths(&self) -> Result<()> {
+        for program in ["iptables", "ip6tables"] {
+            let command = |arguments: &str| {
+                let mut command = self.netns.command(program);
+                command
+                    .args(["-w", "5"])
+                    .args(arguments.split_whitespace())
+                    .env("PATH", &self.tools.path);
+                command
+            };
+            run(&mut command("-P FORWARD ACCEPT"))?;
+            if output(&mut command("-n -L DOCKER-USER"))?.status.success() {
+                run(&mut command("-I DOCKER-USER 1 -j ACCEPT"))?;
+            }
+            run(&mut command("-t raw -F PREROUTING"))?;
+        }
+        Ok(())
+    }
+
+    /// Leaves engine, namespace and directory in place when the value goes.
+    pub fn keep(&mut self) -> Result<()> {
+        self.kept = true;
+        self.netns.keep();
+        self.scratch.keep()
+    }
+}
+
+impl Drop for DockerHost {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        // Containers first and by force: nothing in them is worth a graceful end.
+        if let Ok(ids) = run(self.docker().args(["ps", "-q"])) {
+            let ids: Vec<&str> = ids.split_whitespace().collect();
+            if !ids.is_empty()
+                && let Err(error) = run(self.docker().arg("kill").args(ids))
+            {
+                eprintln!("lab: {error:#}");
+            }
+        }
+        stop_child(&mut self.child, Duration::from_secs(20));
+        sweep::remove_directory(self.scratch.path());
+    }
+}
+
+fn socket(directory: &Path) -> PathBuf {
+    directory.join("docker.sock")
+}

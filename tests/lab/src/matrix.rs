@@ -1,0 +1,301 @@
+//! Every source against every service and port: what is tried, what should come of it and what did.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Result, anyhow};
+
+use crate::expectation::{Expectation, Party};
+use crate::interrupt;
+use crate::probe::{Outcome, attempts};
+
+/// So many sources try at once: two cores cannot answer more in time.
+const SOURCES_AT_ONCE: usize = 4;
+
+/// A place that attempts are made from.
+#[derive(Debug, Clone)]
+pub struct Source {
+    pub party: Party,
+    pub netns: PathBuf,
+}
+
+/// How a service's port is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// At the container's own address.
+    Direct,
+    /// At an address of the host, where the engine published it.
+    Published,
+    /// At the host's loopback, where the engine published it for the host alone.
+    Loopback,
+}
+
+/// A service's port at one address.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub instance: String,
+    pub service: String,
+    /// The port that the container listens on.
+    pub port: u16,
+    pub address: SocketAddr,
+    pub way: Way,
+}
+
+/// What should come of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    Open,
+    Denied,
+    /// docker-proxy makes the source look like the host: only the guard on the uplinks can tell, so it is not counted.
+    NotYet,
+}
+
+/// One attempt of the matrix.
+#[derive(Debug, Clone)]
+pub struct Cell {
+    pub source: usize,
+    pub target: usize,
+    pub expected: Expected,
+    pub outcome: Option<Outcome>,
+    /// How many connections were tried for it.
+    pub tries: u32,
+}
+
+impl Cell {
+    /// Whether what came is what should have; `None` while it does not count.
+    #[must_use]
+    pub fn as_expected(&self) -> Option<bool> {
+        let open = self.outcome.as_ref().is_some_and(Outcome::is_open);
+        match self.expected {
+            Expected::Open => Some(open),
+            Expected::Denied => Some(!open),
+            Expected::NotYet => None,
+        }
+    }
+}
+
+/// Sources, targets and a cell for each pair that the topology lets meet.
+#[derive(Debug)]
+pub struct Matrix {
+    pub sources: Vec<Source>,
+    pub targets: Vec<Target>,
+    pub cells: Vec<Cell>,
+}
+
+impl Matrix {
+    /// Pairs every source with every target, but for those that cannot tell anything: a container that calls its own
+    /// address never leaves it, and a port published on loopback exists for the host alone.
+    #[must_use]
+    pub fn new(sources: Vec<Source>, targets: Vec<Target>, expectation: &Expectation) -> Self {
+        let mut cells = Vec::new();
+        for (source, from) in sources.iter().enumerate() {
+            for (target, to) in targets.iter().enumerate() {
+                let own = matches!(&from.party, Party::Service { instance, service } if *instance == to.instance && *service == to.service);
+                let meets = match to.way {
+                    Way::Direct => !own,
+                    Way::Published => true,
+                    Way::Loopback => from.party == Party::Host,
+                };
+                if meets {
+                    let expected = expected(from, to, expectation);
+                    cells.push(Cell {
+                        source,
+                        target,
+                        expected,
+                        outcome: None,
+                        tries: 0,
+                    });
+                }
+            }
+        }
+        Self {
+            sources,
+            targets,
+            cells,
+        }
+    }
+
+    /// Tries every cell once, several sources at a time, and what should have opened but did not once more: a busy
+    /// machine loses a SYN now and then. A connection that should be denied is never tried twice.
+    pub fn run(&mut self, progress: &(dyn Fn(usize) + Sync)) -> Result<()> {
+        self.run_cells(&|_| true, progress)?;
+        self.retry(progress)
+    }
+
+    fn retry(&mut self, progress: &(dyn Fn(usize) + Sync)) -> Result<()> {
+        for _ in 0..2 {
+            self.run_cells(
+                &|cell| cell.as_expected() == Some(false) && cell.expected == Expected::Open,
+                progress,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Tries every cell and takes each for one that should be open: without an agent all of them are.
+    pub fn run_all_open(&mut self, progress: &(dyn Fn(usize) + Sync)) -> Result<()> {
+        for cell in &mut self.cells {
+            cell.expected = Expected::Open;
+        }
+        self.run(progress)
+    }
+
+    fn run_cells(
+        &mut self,
+        wanted: &(dyn Fn(&Cell) -> bool + Sync),
+        progress: &(dyn Fn(usize) + Sync),
+    ) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let results: Mutex<Vec<(usize, Outcome)>> = Mutex::new(Vec::new());
+        let this = &*self;
+        std::thread::scope(|scope| -> Result<()> {
+            let workers: Vec<_> = (0..SOURCES_AT_ONCE)
+                .map(|_| {
+                    scope.spawn(|| -> Result<()> {
+                        loop {
+                            interrupt::check()?;
+                            let source = next.fetch_add(1, Ordering::Relaxed);
+                            let Some(from) = this.sources.get(source) else {
+                                return Ok(());
+                            };
+                            let mut chosen: Vec<usize> = (0..this.cells.len())
+                                .filter(|at| this.cells[*at].source == source && wanted(&this.cells[*at]))
+                                .collect();
+                            // Every source starts at another target, so that they do not all knock at one door.
+                            let turn = (source * 7) % chosen.len().max(1);
+                            chosen.rotate_left(turn);
+                            let addresses = chosen
+                                .iter()
+                                .map(|at| this.targets[this.cells[*at].target].address)
+                                .collect();
+                            let found = attempts(&from.netns, addresses)?;
+                            progress(found.len());
+                            let mut results =
+                                results.lock().map_err(|_poisoned| anyhow!("a probe panicked"))?;
+                            results.extend(
+                                chosen
+                                    .into_iter()
+                                    .zip(found.into_iter().map(|attempt| attempt.outcome)),
+                            );
+                        }
+                    })
+                })
+                .collect();
+            for worker in workers {
+                worker.join().map_err(|_panic| anyhow!("a probe panicked"))??;
+            }
+            Ok(())
+        })?;
+        for (at, outcome) in results
+            .into_inner()
+            .map_err(|_poisoned| anyhow!("a probe panicked"))?
+        {
+            self.cells[at].outcome = Some(outcome);
+            self.cells[at].tries += 1;
+        }
+        Ok(())
+    }
+
+    /// How many cells count.
+    #[must_use]
+    pub fn counted(&self) -> usize {
+        self.cells
+            .iter()
+            .filter(|cell| cell.expected != Expected::NotYet)
+            .count()
+    }
+
+    /// Cells that came out otherwise than they should, as a person would say it.
+    #[must_use]
+    pub fn differences(&self) -> Vec<String> {
+        self.cells
+            .iter()
+            .filter(|cell| cell.as_expected() == Some(false))
+            .map(|cell| self.describe(cell))
+            .collect()
+    }
+
+    /// Cells in which somebody else answered than the service that was called.
+    #[must_use]
+    pub fn wrong_answers(&self) -> Vec<String> {
+        self.cells
+            .iter()
+            .filter(|cell| matches!(&cell.outcome, Some(Outcome::Open(name)) if *name != self.targets[cell.target].service))
+            .map(|cell| self.describe(cell))
+            .collect()
+    }
+
+    /// One cell as a sentence.
+    #[must_use]
+    pub fn describe(&self, cell: &Cell) -> String {
+        let (source, target) = (&self.sources[cell.source], &self.targets[cell.target]);
+        let outcome = cell.outcome.as_ref().map_or_else(
+            || "not tried".to_owned(),
+            |outcome| format!("{outcome:?}").to_lowercase(),
+        );
+        format!(
+            "{} -> {}/{} at {}: expected {:?}, got {outcome}",
+            source.party, target.instance, target.service, target.address, cell.expected
+        )
+    }
+
+    /// The instances in the order of the targets.
+    #[must_use]
+    pub fn instances(&self) -> Vec<String> {
+        let mut seen = BTreeSet::new();
+        self.targets
+            .iter()
+            .map(|target| target.instance.clone())
+            .filter(|name| seen.insert(name.clone()))
+            .collect()
+    }
+}
+
+/// What a path through docker-proxy hides: a container that calls the host's address, and whoever calls from the
+/// outside by IPv6, both arrive at the service as if the host itself had called.
+fn expected(from: &Source, to: &Target, expectation: &Expectation) -> Expected {
+    let hidden = to.way == Way::Published
+        && match from.party {
+            Party::Service { .. } => true,
+            Party::Outside => to.address.is_ipv6(),
+            Party::Host => false,
+        };
+    if hidden {
+        Expected::NotYet
+    } else if expectation.allows(&from.party, &to.instance, &to.service, to.port) {
+        Expected::Open
+    } else {
+        Expected::Denied
+    }
+}
+
+impl std::fmt::Display for Party {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Service { instance, service } => write!(f, "{instance}/{service}"),
+            Self::Host => f.write_str("host"),
+            Self::Outside => f.write_str("outside"),
+        }
+    }
+}
+
+/// The targets that one address of a service gives for its ports.
+#[must_use]
+pub fn direct(instance: &str, service: &str, ports: &[u16], addresses: &[IpAddr]) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for port in ports {
+        for address in addresses {
+            targets.push(Target {
+                instance: instance.to_owned(),
+                service: service.to_owned(),
+                port: *port,
+                address: SocketAddr::new(*address, *port),
+                way: Way::Direct,
+            });
+        }
+    }
+    targets
+}
