@@ -1,2 +1,55 @@
-//! Development commands.
-fn main() {}
+//! Development commands of Portcullis: `setup`, `build`, `demo`, `test` and `tidy`. The one engine behind the README's
+//! two commands and behind CI.
+#![expect(
+    clippy::print_stdout,
+    reason = "what these commands have to say is for the terminal"
+)]
+
+mod build;
+mod demo;
+mod setup;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Development commands of Portcullis.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what a build or a test needs; does nothing when all is there
+    Setup,
+    /// Build the agent with its kernel programs inside
+    Build(build::Arguments),
+    /// Show the agent at work on containers of its own
+    Demo(demo::Arguments),
+    /// Run every test, also those that need root
+    Test(test::Arguments),
+    /// Check the rules of the code base that no compiler knows
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup => setup::run(),
+        Command::Build(arguments) => build::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Tidy => tidy::run(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

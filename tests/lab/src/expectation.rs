@@ -57,6 +57,14 @@ impl Expectation {
             .unwrap_or_default()
     }
 
+    /// The services that the tables name for an instance.
+    #[must_use]
+    pub fn services(&self, instance: &str) -> Vec<String> {
+        self.rows(instance)
+            .map(|rows| rows.keys().cloned().collect())
+            .unwrap_or_default()
+    }
+
     /// Whether the table lets `source` open that port.
     #[must_use]
     pub fn allows(&self, source: &Party, instance: &str, service: &str, port: u16) -> bool {

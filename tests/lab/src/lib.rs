@@ -16,6 +16,5 @@ pub mod plain_lab;
 pub mod probe;
 pub mod process;
 pub mod scratch;
-pub mod standin;
 pub mod sweep;
 pub mod tools;
