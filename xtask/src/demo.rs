@@ -5,14 +5,14 @@ mod stage;
 mod story;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::agent::Agent;
-use lab::{interrupt, sweep, tools};
+use lab::{interrupt, sweep};
 
 use crate::{build, setup};
 use stage::Stage;
@@ -82,13 +82,12 @@ fn play(arguments: &Arguments, binary: PathBuf) -> Result<ExitCode> {
         steps.set_message(step.to_owned());
         steps.println(format!("demo: {step}"));
     })?;
-    let policies = tools::repository().join("policies");
     steps.println("demo: starting the agent with policies/");
     let mut agent = Agent::start(
         &binary,
         stage.host(),
         stage.scratch(),
-        &policies,
+        Path::new("policies"),
         &stage.inventory(),
         PROFILE,
     )?;

@@ -14,19 +14,15 @@ use plan::{Plan, Step};
 
 /// Runs the command.
 pub(crate) fn run() -> Result<ExitCode> {
-    match ensure()? {
-        Outcome::Ready { changed: false } => println!(
-            "setup: everything is there; kernel programs build with {}",
-            toolchain()
-        ),
-        Outcome::Ready { changed: true } => {
-            println!("setup: done; kernel programs build with {}", toolchain())
-        }
+    let said = match ensure()? {
+        Outcome::Ready { changed: false } => "everything is there",
+        Outcome::Ready { changed: true } => "done",
         Outcome::Refused(instructions) => {
             eprintln!("{instructions}");
             return Ok(ExitCode::from(2));
         }
-    }
+    };
+    println!("setup: {said}; kernel programs build with {}", toolchain());
     Ok(ExitCode::SUCCESS)
 }
 

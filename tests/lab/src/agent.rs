@@ -16,6 +16,7 @@ use crate::netns::{Netns, within};
 use crate::observed::{self, Event, Sample};
 use crate::process::{output, run, shown, stop_child};
 use crate::scratch::Scratch;
+use crate::tools::repository;
 
 /// Where the agent listens; every lab has a network of its own, so the usual port is free.
 pub const LISTEN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 10477);
@@ -80,7 +81,9 @@ impl Agent {
             .arg(directory.join("events.jsonl"));
         let log = File::create(directory.join("agent.log"))?;
         fs::write(directory.join("command"), format!("{}\n", shown(&command)))?;
+        // Relative paths of policies stay short, in what the agent prints as on its command line.
         command
+            .current_dir(repository())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -224,9 +227,13 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // The namespace and the bpffs of the lab go with the lab, and every program and pin in them.
-        if !self.kept {
-            self.stop();
+        if self.kept {
+            return;
+        }
+        self.stop();
+        // A lab may outlive its agent: the next one must find it as if there had been none.
+        if let Err(error) = self.detach() {
+            eprintln!("lab: {error:#}");
         }
     }
 }

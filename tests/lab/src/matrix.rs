@@ -199,6 +199,23 @@ impl Matrix {
         Ok(())
     }
 
+    /// Leaves out the cells that are not wanted.
+    pub fn retain(&mut self, wanted: impl Fn(&Party, &Target) -> bool) {
+        let (sources, targets) = (&self.sources, &self.targets);
+        self.cells
+            .retain(|cell| wanted(&sources[cell.source].party, &targets[cell.target]));
+    }
+
+    /// How many connections were tried that should be denied.
+    #[must_use]
+    pub fn denied_tries(&self) -> u32 {
+        self.cells
+            .iter()
+            .filter(|cell| cell.expected == Expected::Denied)
+            .map(|cell| cell.tries)
+            .sum()
+    }
+
     /// How many cells count.
     #[must_use]
     pub fn counted(&self) -> usize {
