@@ -78,11 +78,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn play(arguments: &Arguments, binary: PathBuf) -> Result<ExitCode> {
     let start = Instant::now();
     let steps = spinner();
-    let mut stage = Stage::start(arguments.no_docker, &|step| {
-        steps.set_message(step.to_owned());
-        steps.println(format!("demo: {step}"));
-    })?;
-    steps.println("demo: starting the agent with policies/");
+    // Printed past the spinner, which shows nothing where there is no terminal.
+    let say = |step: &str| steps.suspend(|| println!("demo: {step}"));
+    let mut stage = Stage::start(arguments.no_docker, &say)?;
+    say("starting the agent with policies/");
     let mut agent = Agent::start(
         &binary,
         stage.host(),

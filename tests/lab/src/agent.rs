@@ -182,6 +182,12 @@ impl Agent {
         kill_process(pid, Signal::HUP).context("failed to signal the agent")
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where its pins are.
     #[must_use]
     pub fn pin_dir(&self) -> PathBuf {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::engine::DockerHost;
+use crate::interrupt;
 use crate::process::run;
 use crate::tools::Compose;
 
@@ -25,6 +26,14 @@ pub struct Container {
     pub published: Vec<(IpAddr, u16, u16)>,
 }
 
+impl Container {
+    /// Its first IPv4 address.
+    #[must_use]
+    pub fn v4(&self) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(IpAddr::is_ipv4)
+    }
+}
+
 /// Brings a project up. `number` picks its networks: 198.18.N.0/24 and 2001:db8:30:N::/64.
 pub fn up(
     host: &DockerHost,
@@ -33,6 +42,7 @@ pub fn up(
     number: u8,
     settings: &[(&str, &str)],
 ) -> Result<()> {
+    interrupt::check()?;
     let mut command = command(host, file, project);
     command
         .args(["up", "--detach"])

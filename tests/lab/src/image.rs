@@ -28,7 +28,7 @@ pub fn archive(busybox: &Path, scratch: &Path) -> Result<PathBuf> {
     }
     fs::copy(busybox, root.join("bin/busybox")).context("failed to copy busybox")?;
     for applet in [
-        "sh", "mkdir", "echo", "httpd", "sleep", "nc", "wget", "ip", "ping", "cat", "ls",
+        "sh", "mkdir", "echo", "httpd", "sleep", "nc", "wget", "ip", "ping", "cat", "ls", "timeout",
     ] {
         symlink("busybox", root.join("bin").join(applet))
             .with_context(|| format!("failed to link `{applet}`"))?;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, anyhow};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::interrupt;
 use crate::process::{run, words};
 
 /// What every namespace of a lab is called: this, the maker's process id and a number.
@@ -27,6 +28,7 @@ pub struct Netns {
 impl Netns {
     /// A new namespace with only its loopback up and no way out.
     pub fn create() -> Result<Self> {
+        interrupt::check()?;
         let name = format!(
             "{PREFIX}{}-{}",
             std::process::id(),

@@ -21,7 +21,7 @@ const CONNECT_LIMIT: Duration = Duration::from_millis(700);
 /// How long an open connection may stay without an answer. docker-proxy accepts before it knows whether the container does.
 const ANSWER_LIMIT: Duration = Duration::from_millis(1000);
 /// So many attempts are under way at once from one place: more would overrun the stand-ins' short queues.
-const AT_ONCE: usize = 12;
+const AT_ONCE: usize = 32;
 
 /// What came of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use lab::agent::{Agent, Inventory, LISTEN};
+use lab::compose::Container;
 use lab::docker_lab::DockerLab;
 use lab::matrix::Matrix;
 use lab::netns::Netns;
@@ -68,29 +69,28 @@ impl Stage {
         let mut line = |what: &str, command: String| text.push_str(&format!("  # {what}\n  {command}\n"));
         match self {
             Self::Docker(lab) => {
-                let docker = format!("docker --host {}", lab.host.url());
+                let docker = format!("{} --host {}", lab.host.tools().docker.display(), lab.host.url());
                 line("the containers", format!("{docker} ps"));
-                if let (Ok(frontend), Ok(backend)) = (
-                    lab.container("myapp-dev", "frontend"),
-                    lab.container("myapp-dev", "backend"),
-                ) {
-                    line(
-                        "a denied attempt",
-                        format!("{docker} exec {} nc -w 1 db 5432", frontend.name),
-                    );
-                    line(
-                        "an allowed one",
-                        format!(
-                            "{docker} exec {} wget -q -T 2 -O - http://db:5432/name",
-                            backend.name
-                        ),
-                    );
+                // Addresses, not names: a static busybox cannot load what it would resolve names with.
+                if let Some(db) = lab.container("myapp-dev", "db").ok().and_then(Container::v4) {
+                    let ask = |service: &str| match lab.container("myapp-dev", service) {
+                        Ok(container) => {
+                            format!(
+                                "{docker} exec {} timeout 2 wget -q -O - http://{db}:5432/name",
+                                container.name
+                            )
+                        }
+                        Err(error) => format!("# {error}"),
+                    };
+                    line("a denied attempt", ask("frontend"));
+                    line("an allowed one", ask("backend"));
                 }
+                let outside = lab.outside.netns().path();
                 line(
                     "from the outside",
                     format!(
-                        "nsenter --net={} wget -q -T 2 -O - http://203.0.113.1:8081/name",
-                        lab.outside.netns().path().display()
+                        "nsenter --net={} busybox timeout 2 busybox wget -q -O - http://203.0.113.1:8081/name",
+                        outside.display()
                     ),
                 );
             }
@@ -102,7 +102,7 @@ impl Stage {
                     line(
                         "a denied attempt",
                         format!(
-                            "nsenter --net={} wget -q -T 2 -t 1 -O - http://{address}:5432/name",
+                            "nsenter --net={} busybox timeout 2 busybox wget -q -O - http://{address}:5432/name",
                             frontend.display()
                         ),
                     );
@@ -115,19 +115,16 @@ impl Stage {
         );
         line(
             "the counters",
-            format!("{enter} wget -q -O - http://{}:{}/metrics", LISTEN.0, LISTEN.1),
+            format!(
+                "{enter} busybox wget -q -O - http://{}:{}/metrics",
+                LISTEN.0, LISTEN.1
+            ),
         );
         line(
             "the agent's own log",
             format!("less {}", directory.join("agent.log").display()),
         );
-        line(
-            "read the policies again",
-            format!(
-                "pkill -HUP --full --exact \"$(tail -n 1 {})\"",
-                directory.join("command").display()
-            ),
-        );
+        line("read the policies again", format!("kill -HUP {}", agent.pid()));
         line("remove all of it", "cargo xtask demo --clean".to_owned());
         text
     }
