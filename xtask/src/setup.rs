@@ -109,6 +109,9 @@ fn carry_out(step: &Step) -> Result<()> {
         }
         Step::UnpackEngine => engine::unpack(),
         Step::Compose => engine::compose(),
+        Step::Components(components) => {
+            quiet(Command::new("rustup").args(["component", "add"]).args(components))
+        }
     }
 }
 

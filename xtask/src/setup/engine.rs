@@ -37,6 +37,7 @@ pub(super) fn unpack() -> Result<()> {
         let archive = download(package)?;
         extract(&archive, &root)?;
         libraries.extend(library_dependencies(&archive)?);
+        fs::remove_file(&archive)?;
     }
     install_missing(&libraries)
 }

@@ -20,6 +20,10 @@ pub(crate) struct Facts {
     pub(crate) programs: BTreeSet<String>,
     /// Some form of compose.
     pub(crate) compose: bool,
+    /// `cargo fmt` and `cargo clippy`, of those that a test needs.
+    pub(crate) components: BTreeSet<String>,
+    /// `rustup` manages the Rust toolchain.
+    pub(crate) rustup: bool,
     /// LLVM version of Debian's `rustc`, if its BPF `core` and cargo are there too.
     pub(crate) debian_llvm: Option<u32>,
     /// LLVM version of a rustup nightly that has `rust-src`.
@@ -73,6 +77,9 @@ pub(crate) const PROGRAMS: [(&str, &str); 10] = [
 /// What an engine consists of.
 pub(crate) const ENGINE: [&str; 5] = ["dockerd", "docker", "containerd", "runc", "docker-proxy"];
 
+/// Parts of a Rust toolchain that a minimal one leaves out, and the cargo command that each brings.
+pub(crate) const COMPONENTS: [(&str, &str); 2] = [("rustfmt", "fmt"), ("clippy", "clippy")];
+
 impl Facts {
     /// Looks around.
     pub(crate) fn probe() -> Self {
@@ -94,6 +101,12 @@ impl Facts {
             root: rustix::process::geteuid().is_root(),
             programs,
             compose: tools::find_compose().is_some(),
+            components: COMPONENTS
+                .iter()
+                .filter(|(_, command)| !text(Command::new("cargo").args([*command, "--version"])).is_empty())
+                .map(|(component, _)| (*component).to_owned())
+                .collect(),
+            rustup: present(&"rustup"),
             debian_llvm: debian_llvm(),
             nightly_llvm: nightly_llvm(),
             bpf_linker: bpf_linker(),

@@ -5,7 +5,7 @@ use std::fmt;
 
 use anyhow::{Result, bail};
 
-use super::facts::{ENGINE, Facts, PROGRAMS};
+use super::facts::{COMPONENTS, ENGINE, Facts, PROGRAMS};
 
 /// LLVM versions that the linker's release can be built with.
 const LINKER_LLVM: [u32; 3] = [21, 22, 23];
@@ -28,6 +28,7 @@ pub(super) enum Step {
     BpfLinker { llvm: u32 },
     UnpackEngine,
     Compose,
+    Components(Vec<String>),
 }
 
 impl fmt::Display for Step {
@@ -39,6 +40,9 @@ impl fmt::Display for Step {
             Self::UnpackEngine => f.write_str(
                 "unpacking a Docker Engine below target/ for the lab (nothing is installed or started)",
             ),
+            Self::Components(components) => {
+                write!(f, "adding {} to the Rust toolchain", components.join(" and "))
+            }
             Self::Compose => f.write_str("getting docker-compose for the lab"),
         }
     }
@@ -95,6 +99,20 @@ pub(super) fn next(facts: &Facts) -> Result<Plan> {
         steps.push(Step::UnpackEngine);
     } else if !facts.compose {
         steps.push(Step::Compose);
+    }
+    let components: Vec<String> = COMPONENTS
+        .iter()
+        .map(|(component, _)| (*component).to_owned())
+        .filter(|component| !facts.components.contains(component))
+        .collect();
+    if !components.is_empty() {
+        if !facts.rustup {
+            return Ok(Plan::Refuse(format!(
+                "error: the Rust toolchain has no {0}\nhint: install {0} with the package manager that the toolchain came from",
+                components.join(" and ")
+            )));
+        }
+        steps.push(Step::Components(components));
     }
     if packages.is_empty() && steps.is_empty() {
         return Ok(Plan::Nothing);
@@ -164,6 +182,9 @@ fn instructions(facts: &Facts, packages: &BTreeSet<String>, steps: &[Step]) -> S
                 ENGINE.join(", ")
             )),
             Step::Compose => text.push_str("  docker-compose\n"),
+            Step::Components(components) => {
+                text.push_str(&format!("  rustup component add {}\n", components.join(" ")));
+            }
             _ => {}
         }
     }
@@ -186,6 +207,11 @@ mod tests {
                 .map(str::to_owned)
                 .collect(),
             compose: true,
+            components: COMPONENTS
+                .iter()
+                .map(|(component, _)| (*component).to_owned())
+                .collect(),
+            rustup: true,
             debian_llvm: Some(22),
             nightly_llvm: None,
             bpf_linker: Some(Some(22)),
@@ -218,9 +244,11 @@ mod tests {
 
     #[test]
     fn a_fresh_debian_gets_packages_then_the_linker_for_their_llvm_then_an_engine() {
+        let components = complete().components;
         let mut facts = Facts {
             debian: true,
             root: true,
+            components,
             ..Facts::default()
         };
         let first = steps(&facts);
@@ -295,6 +323,21 @@ mod tests {
     }
 
     #[test]
+    fn a_minimal_toolchain_gets_its_missing_parts_from_rustup() {
+        let facts = Facts {
+            components: ["clippy".to_owned()].into(),
+            ..complete()
+        };
+        assert_eq!(steps(&facts), [Step::Components(vec!["rustfmt".to_owned()])]);
+        let packaged = next(&Facts {
+            rustup: false,
+            ..facts
+        })
+        .unwrap();
+        assert!(matches!(packaged, Plan::Refuse(text) if text.contains("rustfmt")));
+    }
+
+    #[test]
     fn a_nightly_with_sources_needs_no_debian_compiler() {
         let facts = Facts {
             debian_llvm: None,
@@ -314,8 +357,10 @@ mod tests {
     fn others_are_told_exactly_what_to_do() {
         let user = Facts {
             root: false,
-            debian: true,
-            ..Facts::default()
+            programs: [].into(),
+            debian_llvm: None,
+            bpf_linker: None,
+            ..complete()
         };
         let Plan::Refuse(text) = next(&user).unwrap() else {
             panic!()
@@ -325,8 +370,11 @@ mod tests {
             "{text}"
         );
         let elsewhere = Facts {
-            root: true,
-            ..Facts::default()
+            debian: false,
+            programs: [].into(),
+            debian_llvm: None,
+            bpf_linker: None,
+            ..complete()
         };
         let Plan::Refuse(text) = next(&elsewhere).unwrap() else {
             panic!()
