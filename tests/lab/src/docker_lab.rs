@@ -3,18 +3,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::beyond::{BEYOND, Beyond, wait_until_listening};
 use crate::compose::{self, Container};
 use crate::engine::{DockerHost, HOST_V4, HOST_V6};
 use crate::expectation::{Expectation, Party};
 use crate::image;
-use crate::interrupt::wait_for;
 use crate::matrix::{Matrix, Source, Target, Way, direct};
 use crate::outside::Outside;
-use crate::probe::attempts;
 use crate::process::run;
 use crate::tools::{Tools, repository};
 
@@ -33,6 +31,7 @@ const PROJECTS: [(&str, &str, u8, &str); 3] = [
 pub struct DockerLab {
     // Dropped first: its end of the uplink goes with it.
     pub outside: Outside,
+    beyond: Beyond,
     pub host: DockerHost,
     pub containers: Vec<Container>,
 }
@@ -78,8 +77,10 @@ impl DockerLab {
         }
         host.open_paths()?;
         let containers = compose::containers(&host)?;
+        let beyond = Beyond::start(host.netns(), outside.netns(), host.scratch())?;
         let lab = Self {
             outside,
+            beyond,
             host,
             containers,
         };
@@ -94,17 +95,7 @@ impl DockerLab {
         for container in &self.containers {
             let (instance, service) = names(container);
             for port in expectation.ports(&instance, &service) {
-                wait_for(
-                    &format!("`{}` on port {port}", container.name),
-                    Duration::from_secs(20),
-                    || {
-                        let local = vec![SocketAddr::new(IpAddr::from([127, 0, 0, 1]), port)];
-                        Ok(attempts(&netns_of(container), local)?
-                            .iter()
-                            .all(|attempt| attempt.outcome.is_open())
-                            .then_some(()))
-                    },
-                )?;
+                wait_until_listening(&netns_of(container), &container.name, port)?;
             }
         }
         Ok(())
@@ -112,7 +103,7 @@ impl DockerLab {
 
     /// The tables for the whole lab.
     pub fn expectation(profile: &str) -> Result<Expectation> {
-        Expectation::load(&["app", "qerds", UNMANAGED], profile)
+        Expectation::load(&["app", "qerds", UNMANAGED, BEYOND], profile)
     }
 
     /// Every source against every service and port, for the profile in force.
@@ -140,6 +131,7 @@ impl DockerLab {
             party: Party::Outside,
             netns: self.outside.netns().path(),
         });
+        targets.extend(Beyond::targets());
         targets.sort_by(|a, b| {
             (&a.instance, &a.service, a.port, a.way).cmp(&(&b.instance, &b.service, b.port, b.way))
         });
@@ -157,6 +149,7 @@ impl DockerLab {
     /// Leaves everything up when the value goes.
     pub fn keep(&mut self) -> Result<()> {
         self.outside.keep();
+        self.beyond.keep();
         self.host.keep()
     }
 }

@@ -172,7 +172,9 @@ impl DockerHost {
             if output(&mut command("-n -L DOCKER-USER"))?.status.success() {
                 run(&mut command("-I DOCKER-USER 1 -j ACCEPT"))?;
             }
-            run(&mut command("-t raw -F PREROUTING"))?;
+            if output(&mut command("-t raw -n -L PREROUTING"))?.status.success() {
+                run(&mut command("-t raw -F PREROUTING"))?;
+            }
         }
         Ok(())
     }

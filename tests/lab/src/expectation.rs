@@ -75,7 +75,10 @@ impl Expectation {
             Party::Service {
                 instance: from,
                 service,
-            } => from == instance && allowed.contains(service),
+            } => {
+                (from == instance && allowed.contains(service))
+                    || allowed.contains(&format!("{from}/{service}"))
+            }
             Party::Host => allowed.iter().any(|name| name == "host"),
             Party::Outside => allowed.iter().any(|name| name == "outside"),
         }

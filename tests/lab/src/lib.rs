@@ -2,6 +2,7 @@
 //! a probe that tries every connection and the tables that say which of them may open. Knows nothing of kernel programs.
 
 pub mod agent;
+pub mod beyond;
 pub mod compose;
 pub mod docker_lab;
 pub mod engine;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, anyhow};
 
+use crate::beyond::BEYOND;
 use crate::expectation::{Expectation, Party};
 use crate::interrupt;
 use crate::probe::{Outcome, attempts};
@@ -93,7 +94,7 @@ impl Matrix {
         let mut cells = Vec::new();
         for (source, from) in sources.iter().enumerate() {
             for (target, to) in targets.iter().enumerate() {
-                let own = matches!(&from.party, Party::Service { instance, service } if *instance == to.instance && *service == to.service);
+                let own = is_own(&from.party, to);
                 let meets = match to.way {
                     Way::Direct => !own,
                     Way::Published => true,
@@ -268,6 +269,15 @@ impl Matrix {
             .map(|target| target.instance.clone())
             .filter(|name| seen.insert(name.clone()))
             .collect()
+    }
+}
+
+/// Whether a source would call itself: such a packet never leaves it.
+fn is_own(from: &Party, to: &Target) -> bool {
+    match from {
+        Party::Service { instance, service } => *instance == to.instance && *service == to.service,
+        Party::Host => to.instance == BEYOND && to.service == "host",
+        Party::Outside => to.instance == BEYOND && to.service == "outside",
     }
 }
 

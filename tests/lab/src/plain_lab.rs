@@ -3,24 +3,21 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::process::CommandExt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::beyond::{BEYOND, Beyond, listener, wait_until_listening};
 use crate::docker_lab::UNMANAGED;
 use crate::expectation::{Expectation, Party};
-use crate::interrupt::wait_for;
 use crate::matrix::{Matrix, Source, Target, direct};
 use crate::netns::Netns;
 use crate::outside::Outside;
-use crate::probe::attempts;
 use crate::process::stop_child;
 use crate::scratch::Scratch;
-use crate::tools;
 
 /// Instance, and the number of its bridge and networks.
 const INSTANCES: [(&str, u8); 3] = [("myapp-dev", 1), ("myapp-test", 2), ("qerds", 3)];
@@ -43,6 +40,7 @@ struct Member {
 pub struct PlainLab {
     /// The stand-ins' processes.
     children: Vec<Child>,
+    beyond: Option<Beyond>,
     kept: bool,
     scratch: Scratch,
     members: Vec<Member>,
@@ -62,6 +60,7 @@ impl PlainLab {
         let outside = Outside::attach(&host)?;
         let mut lab = Self {
             children: Vec::new(),
+            beyond: None,
             kept: false,
             scratch,
             members: Vec::new(),
@@ -124,43 +123,18 @@ impl PlainLab {
 
     /// One busybox web server for each service and port; it answers with the service's name.
     fn listen(&mut self, expectation: &Expectation) -> Result<()> {
-        let busybox = tools::find("busybox").context("`busybox` is missing: run `cargo xtask setup`")?;
         for member in &self.members {
-            let root = self.scratch.path().join(&member.service);
-            fs::create_dir_all(&root)?;
-            fs::write(root.join("name"), format!("{}\n", member.service))?;
             for port in expectation.ports(&member.instance, &member.service) {
-                let child = member
-                    .netns
-                    .command(&busybox)
-                    .args(["httpd", "-f", "-p"])
-                    .arg(format!("[::]:{port}"))
-                    .arg("-h")
-                    .arg(&root)
-                    .stdin(Stdio::null())
-                    .stdout(Stdio::null())
-                    .stderr(Stdio::null())
-                    .process_group(0)
-                    .spawn()?;
-                self.scratch.note_process(child.id())?;
-                self.children.push(child);
+                self.children
+                    .push(listener(&member.netns, &self.scratch, &member.service, port)?);
             }
         }
         for member in &self.members {
             for port in expectation.ports(&member.instance, &member.service) {
-                wait_for(
-                    &format!("`{}` on port {port}", member.service),
-                    Duration::from_secs(10),
-                    || {
-                        let local = vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)];
-                        Ok(attempts(&member.netns.path(), local)?
-                            .iter()
-                            .all(|attempt| attempt.outcome.is_open())
-                            .then_some(()))
-                    },
-                )?;
+                wait_until_listening(&member.netns.path(), &member.service, port)?;
             }
         }
+        self.beyond = Some(Beyond::start(&self.host, self.outside.netns(), &self.scratch)?);
         Ok(())
     }
 
@@ -216,6 +190,7 @@ impl PlainLab {
                 &member.addresses,
             ));
         }
+        targets.extend(Beyond::targets());
         sources.push(Source {
             party: Party::Host,
             netns: self.host.path(),
@@ -259,6 +234,9 @@ impl PlainLab {
     /// Leaves everything up when the value goes.
     pub fn keep(&mut self) -> Result<()> {
         self.kept = true;
+        if let Some(beyond) = &mut self.beyond {
+            beyond.keep();
+        }
         for member in &mut self.members {
             member.netns.keep();
         }
@@ -280,5 +258,5 @@ impl Drop for PlainLab {
 }
 
 fn expectation(profile: &str) -> Result<Expectation> {
-    Expectation::load(&["app", "qerds", UNMANAGED], profile)
+    Expectation::load(&["app", "qerds", UNMANAGED, BEYOND], profile)
 }
