@@ -118,7 +118,7 @@ fn play(arguments: &Arguments, binary: PathBuf) -> Result<ExitCode> {
     std::thread::sleep(Duration::from_millis(500));
     story::tell(&agent)?;
 
-    let differences = matrix.differences();
+    let differences = [matrix.differences(), matrix.wrong_answers()].concat();
     let counted = matrix.counted();
     if arguments.keep {
         stage.keep()?;

@@ -61,8 +61,11 @@ fn names(directory: &Path, prefix: &str) -> Vec<String> {
         .collect()
 }
 
+/// The process id in `PREFIX PID - NUMBER`; other people's names that begin alike are not ours.
 fn owner(name: &str, prefix: &str) -> Option<u32> {
-    name.strip_prefix(prefix)?.split('-').next()?.parse().ok()
+    let (pid, number) = name.strip_prefix(prefix)?.split_once('-')?;
+    number.parse::<u32>().ok()?;
+    pid.parse().ok()
 }
 
 /// Ends the processes of a lab, unmounts what is mounted below its directory and removes it.
@@ -110,4 +113,17 @@ pub fn mounts_below(path: &Path) -> Vec<PathBuf> {
         .map(PathBuf::from)
         .filter(|mount| mount.starts_with(path))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_labs_have_an_owner() {
+        assert_eq!(owner("pc-4711-3", netns::PREFIX), Some(4711));
+        assert_eq!(owner("pc-inventory", netns::PREFIX), None);
+        assert_eq!(owner("pc-4711", netns::PREFIX), None);
+        assert_eq!(owner("pc-4711-x", netns::PREFIX), None);
+    }
 }

@@ -70,19 +70,30 @@ fn rows(matrix: &Matrix, instance: &str, columns: &Columns) -> Vec<(String, Vec<
         }
     }
     for ((other, signs), services) in shared {
-        let total = matrix
+        let all: Vec<&str> = matrix
             .sources
             .iter()
-            .filter(|source| matches!(&source.party, Party::Service { instance, .. } if *instance == other))
-            .count();
-        let label = if services.len() == total {
-            format!("{other}: all {total}")
-        } else {
-            format!("{other}: {}", services.join(", "))
+            .filter_map(|source| service_of(&source.party, &other))
+            .collect();
+        let missing: Vec<&str> = all
+            .into_iter()
+            .filter(|name| !services.iter().any(|service| service == name))
+            .collect();
+        let label = match missing.len() {
+            0 => format!("{other}: all {}", services.len()),
+            1 | 2 if services.len() > 2 => format!("{other}: all but {}", missing.join(", ")),
+            _ => format!("{other}: {}", services.join(", ")),
         };
         rows.push((label, signs));
     }
     rows
+}
+
+fn service_of<'a>(party: &'a Party, wanted: &str) -> Option<&'a str> {
+    match party {
+        Party::Service { instance, service } if instance == wanted => Some(service),
+        _ => None,
+    }
 }
 
 fn sign(matrix: &Matrix, source: usize, targets: &[usize]) -> String {
