@@ -56,6 +56,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         eprintln!("{instructions}");
         return Ok(ExitCode::from(2));
     }
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("error: the demo makes network namespaces and loads kernel programs, which needs root");
+        eprintln!("hint: run `cargo xtask demo` as root");
+        return Ok(ExitCode::from(2));
+    }
     sweep::dead()?;
     let binary = match &arguments.agent {
         Some(binary) => std::path::absolute(binary)?,

@@ -326,3 +326,6 @@ pub fn direct(instance: &str, service: &str, ports: &[u16], addresses: &[IpAddr]
     }
     targets
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,14 +61,15 @@ impl fmt::Display for Toolchain {
 }
 
 /// Programs without which no lab runs, and the package that has each. Those of an engine are handled apart.
-pub(crate) const PROGRAMS: [(&str, &str); 10] = [
+pub(crate) const PROGRAMS: [(&str, &str); 11] = [
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("iptables", "iptables"),
     ("ip6tables", "iptables"),
     ("nft", "nftables"),
     ("busybox", "busybox-static"),
-    ("cc", "gcc"),
+    ("cc", "build-essential"),
+    ("c++", "build-essential"),
     ("git", "git"),
     ("tar", "tar"),
     ("mount", "mount"),
