@@ -66,11 +66,7 @@ impl MarkLayout {
         }
         let width = mask.count_ones();
         let contiguous = mask.leading_zeros() + mask.trailing_zeros() + width == 32;
-        if contiguous && width >= 8 {
-            Some(Self { mask })
-        } else {
-            None
-        }
+        if contiguous && width >= 8 { Some(Self { mask }) } else { None }
     }
 
     /// All bits of the agent.

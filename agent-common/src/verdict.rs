@@ -126,11 +126,7 @@ impl Mode {
     /// The mode with this number; any other number enforces.
     #[must_use]
     pub const fn from_number(number: u8) -> Self {
-        if number == Self::Observe as u8 {
-            Self::Observe
-        } else {
-            Self::Enforce
-        }
+        if number == Self::Observe as u8 { Self::Observe } else { Self::Enforce }
     }
 
     /// The word used in policies and metrics.

@@ -74,10 +74,7 @@ pub fn copy_policies(to: &Path) -> Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(lab::tools::repository().join("policies"))? {
         let path = entry?.path();
-        if let (true, Some(name)) = (
-            path.extension().is_some_and(|kind| kind == "yaml"),
-            path.file_name(),
-        ) {
+        if let (true, Some(name)) = (path.extension().is_some_and(|kind| kind == "yaml"), path.file_name()) {
             std::fs::copy(&path, to.join(name))?;
         }
     }
@@ -87,13 +84,7 @@ pub fn copy_policies(to: &Path) -> Result<()> {
 /// Panics with every cell that came out otherwise than expected, or with another service's answer.
 pub fn assert_as_expected(matrix: &Matrix) {
     let wrong = [matrix.differences(), matrix.wrong_answers()].concat();
-    assert!(
-        wrong.is_empty(),
-        "{} of {} attempts:\n{}",
-        wrong.len(),
-        matrix.counted(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} of {} attempts:\n{}", wrong.len(), matrix.counted(), wrong.join("\n"));
 }
 
 /// All denied TCP attempts that a scrape counts. Not those of other protocols: a container's own neighbour and router

@@ -43,10 +43,7 @@ fn attempt(lab: &DockerLab, from: &str, to: &str, port: u16) -> Outcome {
         .find(|address| address.is_ipv4())
         .unwrap();
     let place = netns_of(lab.container("myapp-dev", from).unwrap());
-    attempts(&place, vec![SocketAddr::new(address, port)])
-        .unwrap()
-        .remove(0)
-        .outcome
+    attempts(&place, vec![SocketAddr::new(address, port)]).unwrap().remove(0).outcome
 }
 
 /// Every cell of the matrix can open by topology, the forbidden ones too: sources that share no network are routed by
@@ -93,10 +90,7 @@ fn docker_2_a_denied_attempt_is_told_with_its_policy_line_and_counted_once() {
     }
     assert!(attempt(lab, "backend", "db", 5432).is_open());
     assert!(attempt(lab, "proxy", "backend", 8000).is_open());
-    assert_eq!(
-        sum(&agent.metrics().unwrap(), ATTEMPTS, &labels) - before,
-        TRIED as f64
-    );
+    assert_eq!(sum(&agent.metrics().unwrap(), ATTEMPTS, &labels) - before, TRIED as f64);
 
     let told = wait_for("the events of the attempts", Duration::from_secs(5), || {
         let told: Vec<_> = agent
@@ -113,25 +107,15 @@ fn docker_2_a_denied_attempt_is_told_with_its_policy_line_and_counted_once() {
     assert_eq!(told.len(), TRIED);
     let event = &told[0];
     assert_eq!(
-        (
-            event.reason.as_str(),
-            event.verdict.as_str(),
-            event.policy.as_str()
-        ),
+        (event.reason.as_str(), event.verdict.as_str(), event.policy.as_str()),
         ("no_rule", "dropped", "app")
     );
-    assert_eq!(
-        (event.source.project.as_deref(), event.destination.port),
-        (Some("myapp-dev"), Some(5432))
-    );
+    assert_eq!((event.source.project.as_deref(), event.destination.port), (Some("myapp-dev"), Some(5432)));
     let (file, line) = event.rule_at.rsplit_once(':').unwrap();
     assert!(file.ends_with("policies/app.yaml"), "{}", event.rule_at);
     let policy = fs::read_to_string(lab::tools::repository().join("policies/app.yaml")).unwrap();
     let decides = policy.lines().nth(line.parse::<usize>().unwrap() - 1).unwrap();
-    assert!(
-        decides.trim_start().starts_with("db:"),
-        "line {line} is `{decides}`"
-    );
+    assert!(decides.trim_start().starts_with("db:"), "line {line} is `{decides}`");
 }
 
 /// At a container's own address each attempt meets exactly one hook that decides it; a published port may be tried a
@@ -167,16 +151,8 @@ fn docker_4_a_broken_policy_changes_nothing_but_the_log_and_a_metric() {
     fs::write(&app, format!("{good}\nno_such_key: true\n")).unwrap();
     agent.reload().unwrap();
     reloaded(0.0).unwrap();
-    assert!(
-        agent.log().contains("no_such_key"),
-        "the log does not name the mistake:\n{}",
-        agent.log_tail()
-    );
-    assert_eq!(
-        agent.status().unwrap()["revision"],
-        revision,
-        "the revision moved"
-    );
+    assert!(agent.log().contains("no_such_key"), "the log does not name the mistake:\n{}", agent.log_tail());
+    assert_eq!(agent.status().unwrap()["revision"], revision, "the revision moved");
     assert_eq!(attempt(lab, "frontend", "db", 5432), Outcome::Timeout);
     assert!(attempt(lab, "backend", "db", 5432).is_open());
 

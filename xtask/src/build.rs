@@ -42,7 +42,5 @@ pub(crate) fn agent(release: bool) -> Result<PathBuf> {
     }
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| tools::repository().join("target"), PathBuf::from);
-    Ok(target
-        .join(if release { "release" } else { "debug" })
-        .join("portcullis"))
+    Ok(target.join(if release { "release" } else { "debug" }).join("portcullis"))
 }

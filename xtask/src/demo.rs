@@ -65,10 +65,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let binary = match &arguments.agent {
         Some(binary) => std::path::absolute(binary)?,
         None => {
-            println!(
-                "demo: building the agent; kernel programs with {}",
-                setup::toolchain()
-            );
+            println!("demo: building the agent; kernel programs with {}", setup::toolchain());
             build::agent(false)?
         }
     };
@@ -111,10 +108,7 @@ fn play(arguments: &Arguments, binary: PathBuf) -> Result<ExitCode> {
     matrix.run(&|tried| bar.inc(tried as u64))?;
     bar.finish_and_clear();
 
-    println!(
-        "\nExpected against actual, profile `{PROFILE}`:\n{}",
-        table::LEGEND
-    );
+    println!("\nExpected against actual, profile `{PROFILE}`:\n{}", table::LEGEND);
     for instance in matrix.instances() {
         println!("\n{instance}\n{}", table::grid(&matrix, &instance));
     }
@@ -131,10 +125,7 @@ fn play(arguments: &Arguments, binary: PathBuf) -> Result<ExitCode> {
         println!("\n{}", stage.how_to_play(&agent));
     }
     if !differences.is_empty() {
-        println!(
-            "\n{} of {counted} connection attempts not as the policy says:",
-            differences.len()
-        );
+        println!("\n{} of {counted} connection attempts not as the policy says:", differences.len());
         for difference in differences.iter().take(40) {
             println!("  {difference}");
         }

@@ -1,9 +1,6 @@
 //! Development commands of Portcullis: `setup`, `build`, `demo`, `test` and `tidy`. The one engine behind the README's
 //! two commands and behind CI.
-#![expect(
-    clippy::print_stdout,
-    reason = "what these commands have to say is for the terminal"
-)]
+#![expect(clippy::print_stdout, reason = "what these commands have to say is for the terminal")]
 
 mod build;
 mod demo;

@@ -28,9 +28,7 @@ pub(crate) fn run() -> Result<ExitCode> {
 
 /// The toolchain that the kernel programs are built with, as a person would name it.
 pub(crate) fn toolchain() -> String {
-    Facts::probe()
-        .toolchain()
-        .map_or_else(|| "nothing yet".to_owned(), |toolchain| toolchain.to_string())
+    Facts::probe().toolchain().map_or_else(|| "nothing yet".to_owned(), |toolchain| toolchain.to_string())
 }
 
 /// How a setup ended.
@@ -64,11 +62,7 @@ pub(crate) fn ensure() -> Result<Outcome> {
     let missing = match plan::next(&Facts::probe())? {
         Plan::Nothing => return Ok(Outcome::Ready { changed }),
         Plan::Refuse(instructions) => instructions,
-        Plan::Steps(steps) => steps
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join("; "),
+        Plan::Steps(steps) => steps.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
     };
     bail!("setup does not come to an end; still to do: {missing}")
 }
@@ -78,11 +72,7 @@ fn carry_out(step: &Step) -> Result<()> {
         Step::AptUpdate => quiet(Command::new("apt-get").args(["update", "-qq"])),
         Step::AptInstall(packages) => {
             engine::refuse_engine_changes(packages)?;
-            quiet(
-                apt()
-                    .args(["install", "-y", "-qq", "--no-install-recommends"])
-                    .args(packages),
-            )
+            quiet(apt().args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages))
         }
         Step::BpfLinker { llvm } => {
             let prefix = format!("/usr/lib/llvm-{llvm}");
@@ -101,10 +91,7 @@ fn carry_out(step: &Step) -> Result<()> {
                     .arg(format!("llvm-{llvm}"))
                     .env("LLVM_PREFIX", &prefix)
                     .env("PATH", format!("{prefix}/bin:{path}"))
-                    .env(
-                        "RUSTFLAGS",
-                        format!("-L {prefix}/lib -C link-arg=-Wl,-rpath,{prefix}/lib"),
-                    ),
+                    .env("RUSTFLAGS", format!("-L {prefix}/lib -C link-arg=-Wl,-rpath,{prefix}/lib")),
             )
         }
         Step::UnpackEngine => engine::unpack(),
@@ -118,9 +105,7 @@ fn carry_out(step: &Step) -> Result<()> {
 /// apt must neither ask nor restart services.
 fn apt() -> Command {
     let mut command = Command::new("apt-get");
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .env("NEEDRESTART_SUSPEND", "1");
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("NEEDRESTART_SUSPEND", "1");
     command
 }
 

@@ -27,10 +27,8 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    if let Some(unknown) = arguments
-        .only
-        .iter()
-        .find(|name| !STAGES.iter().any(|stage| stage.name == name.as_str()))
+    if let Some(unknown) =
+        arguments.only.iter().find(|name| !STAGES.iter().any(|stage| stage.name == name.as_str()))
     {
         let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
         bail!("there is no stage `{unknown}`; there are {}", names.join(", "));
@@ -75,9 +73,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         bail!("no test was run");
     }
     println!("{total}");
-    Ok(if total.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -20,24 +20,12 @@ pub(crate) struct SourceFile {
 type Rule = (&'static str, fn(&[SourceFile]) -> Vec<String>);
 
 const RULES: [Rule; 6] = [
-    (
-        "every crate inherits the workspace's lints",
-        rules::lints_inherited,
-    ),
-    (
-        "every source file begins with a sentence about itself",
-        rules::begins_with_a_sentence,
-    ),
+    ("every crate inherits the workspace's lints", rules::lints_inherited),
+    ("every source file begins with a sentence about itself", rules::begins_with_a_sentence),
     ("no source file is longer than 500 lines", rules::not_too_long),
     ("pure rooms do no I/O", rules::pure_rooms),
-    (
-        "each library is named in its own room only",
-        rules::libraries_in_their_rooms,
-    ),
-    (
-        "no file names a machine's path or a registry",
-        rules::no_machine_named,
-    ),
+    ("each library is named in its own room only", rules::libraries_in_their_rooms),
+    ("no file names a machine's path or a registry", rules::no_machine_named),
 ];
 
 /// Runs the command.
@@ -65,17 +53,11 @@ fn read_repository(root: &Path) -> Result<Vec<SourceFile>> {
         .output()
         .context("failed to run git")?;
     let mut files = Vec::new();
-    for path in String::from_utf8_lossy(&output.stdout)
-        .split('\0')
-        .filter(|path| !path.is_empty())
-    {
+    for path in String::from_utf8_lossy(&output.stdout).split('\0').filter(|path| !path.is_empty()) {
         // What is deleted but still in the index, links to folders and pictures have no text to judge.
         let full: PathBuf = root.join(path);
         if let Ok(text) = fs::read_to_string(&full) {
-            files.push(SourceFile {
-                path: path.to_owned(),
-                text,
-            });
+            files.push(SourceFile { path: path.to_owned(), text });
         }
     }
     Ok(files)

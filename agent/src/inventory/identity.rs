@@ -40,11 +40,7 @@ impl IdentityRegistry {
 
     /// The identity of a service of an instance, allocated at its first use.
     pub fn identity(&mut self, instance: &str, service: &str) -> Result<u32, Exhausted> {
-        if let Some(&number) = self
-            .identities
-            .get(instance)
-            .and_then(|services| services.get(service))
-        {
+        if let Some(&number) = self.identities.get(instance).and_then(|services| services.get(service)) {
             return Ok(number);
         }
         let used: usize = self.identities.values().map(BTreeMap::len).sum();
@@ -53,10 +49,7 @@ impl IdentityRegistry {
             .and_then(|used| used.checked_add(FIRST_ENDPOINT))
             .filter(|&number| number < FIRST_ADDRESS_CLASS)
             .ok_or(Exhausted { kind: "identity" })?;
-        self.identities
-            .entry(instance.to_owned())
-            .or_default()
-            .insert(service.to_owned(), number);
+        self.identities.entry(instance.to_owned()).or_default().insert(service.to_owned(), number);
         Ok(number)
     }
 
@@ -85,10 +78,7 @@ impl IdentityRegistry {
     /// The name of a policy number, if it was ever handed out.
     #[must_use]
     pub fn policy_name(&self, number: u16) -> Option<&str> {
-        self.policies
-            .iter()
-            .find(|&(_, &known)| known == number)
-            .map(|(name, _)| name.as_str())
+        self.policies.iter().find(|&(_, &known)| known == number).map(|(name, _)| name.as_str())
     }
 
     /// Every identity that was ever handed out, as (identity, instance, service).

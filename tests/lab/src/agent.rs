@@ -65,12 +65,7 @@ impl Agent {
             Inventory::File(file) => command.arg("--inventory").arg(file),
         };
         command
-            .args([
-                "--profile",
-                profile,
-                "--listen",
-                &format!("{}:{}", LISTEN.0, LISTEN.1),
-            ])
+            .args(["--profile", profile, "--listen", &format!("{}:{}", LISTEN.0, LISTEN.1)])
             .arg("--control")
             .arg(directory.join("control.sock"))
             .arg("--pin-dir")
@@ -88,17 +83,10 @@ impl Agent {
             .stdout(log.try_clone()?)
             .stderr(log)
             .process_group(0);
-        let child = command
-            .spawn()
-            .with_context(|| format!("failed to start `{}`", binary.display()))?;
+        let child = command.spawn().with_context(|| format!("failed to start `{}`", binary.display()))?;
         scratch.note_process(child.id())?;
-        let mut agent = Self {
-            child,
-            binary: binary.to_path_buf(),
-            netns: host.path(),
-            directory,
-            kept: false,
-        };
+        let mut agent =
+            Self { child, binary: binary.to_path_buf(), netns: host.path(), directory, kept: false };
         agent.wait_until_ready()?;
         Ok(agent)
     }
@@ -108,10 +96,7 @@ impl Agent {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the agent ended ({status})");
             }
-            Ok(self
-                .get("/readyz")
-                .is_ok_and(|(status, _)| status == 200)
-                .then_some(()))
+            Ok(self.get("/readyz").is_ok_and(|(status, _)| status == 200).then_some(()))
         });
         waited.with_context(|| format!("the agent's last words:\n{}", self.log_tail()))
     }
@@ -143,11 +128,8 @@ impl Agent {
             Ok(text)
         })??;
         let (head, body) = text.split_once("\r\n\r\n").context("not an HTTP answer")?;
-        let status = head
-            .split(' ')
-            .nth(1)
-            .and_then(|status| status.parse().ok())
-            .context("no HTTP status")?;
+        let status =
+            head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no HTTP status")?;
         Ok((status, body.to_owned()))
     }
 
@@ -175,10 +157,7 @@ impl Agent {
 
     /// Sends SIGHUP: the policy is to be read again.
     pub fn reload(&self) -> Result<()> {
-        let pid = i32::try_from(self.child.id())
-            .ok()
-            .and_then(Pid::from_raw)
-            .context("no such process")?;
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no such process")?;
         kill_process(pid, Signal::HUP).context("failed to signal the agent")
     }
 
@@ -216,11 +195,7 @@ impl Agent {
             .arg(self.pin_dir());
         let output = output(&mut command)?;
         if !output.status.success() {
-            bail!(
-                "`{}` failed: {}",
-                shown(&command),
-                String::from_utf8_lossy(&output.stderr)
-            );
+            bail!("`{}` failed: {}", shown(&command), String::from_utf8_lossy(&output.stderr));
         }
         Ok(())
     }

@@ -47,17 +47,10 @@ pub fn listener(place: &Netns, scratch: &Scratch, service: &str, port: u16) -> R
 
 /// Waits until something answers on a port of a place's own loopback: no packet crosses a bridge for that.
 pub fn wait_until_listening(place: &std::path::Path, what: &str, port: u16) -> Result<()> {
-    wait_for(
-        &format!("`{what}` on port {port}"),
-        Duration::from_secs(20),
-        || {
-            let local = vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)];
-            Ok(attempts(place, local)?
-                .iter()
-                .all(|attempt| attempt.outcome.is_open())
-                .then_some(()))
-        },
-    )
+    wait_for(&format!("`{what}` on port {port}"), Duration::from_secs(20), || {
+        let local = vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)];
+        Ok(attempts(place, local)?.iter().all(|attempt| attempt.outcome.is_open()).then_some(()))
+    })
 }
 
 /// The two listeners; they end with the value.
@@ -74,10 +67,7 @@ impl Beyond {
             listener(host, scratch, "host", HOST_PORT)?,
             listener(outside, scratch, "outside", OUTSIDE_PORT)?,
         ];
-        let beyond = Self {
-            children,
-            kept: false,
-        };
+        let beyond = Self { children, kept: false };
         wait_until_listening(&host.path(), "host", HOST_PORT)?;
         wait_until_listening(&outside.path(), "outside", OUTSIDE_PORT)?;
         Ok(beyond)

@@ -44,10 +44,7 @@ pub fn up(
 ) -> Result<()> {
     interrupt::check()?;
     let mut command = command(host, file, project);
-    command
-        .args(["up", "--detach"])
-        .env("LAB_NETWORK", number.to_string())
-        .envs(settings.iter().copied());
+    command.args(["up", "--detach"]).env("LAB_NETWORK", number.to_string()).envs(settings.iter().copied());
     run(&mut command).with_context(|| format!("failed to bring up `{project}`"))?;
     Ok(())
 }

@@ -20,11 +20,8 @@ use crate::tools::{Tools, repository};
 pub const UNMANAGED: &str = "unmanaged";
 
 /// The compose projects: name, scenario, network number, port that the proxy is published on.
-const PROJECTS: [(&str, &str, u8, &str); 3] = [
-    ("myapp-dev", "app", 1, "80"),
-    ("myapp-test", "app", 2, "8081"),
-    ("qerds", "qerds", 3, "-"),
-];
+const PROJECTS: [(&str, &str, u8, &str); 3] =
+    [("myapp-dev", "app", 1, "80"), ("myapp-test", "app", 2, "8081"), ("qerds", "qerds", 3, "-")];
 
 /// Everything that runs in the lab.
 #[derive(Debug)]
@@ -44,10 +41,7 @@ impl DockerLab {
         let outside = Outside::attach(host.netns())?;
         for (project, scenario, number, port) in PROJECTS {
             step(&format!("bringing up `{project}`"));
-            let file = repository()
-                .join("tests/scenarios")
-                .join(scenario)
-                .join("compose.yaml");
+            let file = repository().join("tests/scenarios").join(scenario).join("compose.yaml");
             compose::up(&host, &file, project, number, &[("PROXY_PORT", port)])?;
         }
         step("starting two containers that no policy covers");
@@ -78,12 +72,7 @@ impl DockerLab {
         host.open_paths()?;
         let containers = compose::containers(&host)?;
         let beyond = Beyond::start(host.netns(), outside.netns(), host.scratch())?;
-        let lab = Self {
-            outside,
-            beyond,
-            host,
-            containers,
-        };
+        let lab = Self { outside, beyond, host, containers };
         step("waiting until every stand-in answers");
         lab.wait_until_listening()?;
         Ok(lab)
@@ -118,19 +107,10 @@ impl DockerLab {
             for (address, outer, inner) in &container.published {
                 targets.extend(published(&instance, &service, *address, *outer, *inner));
             }
-            sources.push(Source {
-                party: Party::Service { instance, service },
-                netns: netns_of(container),
-            });
+            sources.push(Source { party: Party::Service { instance, service }, netns: netns_of(container) });
         }
-        sources.push(Source {
-            party: Party::Host,
-            netns: self.host.netns().path(),
-        });
-        sources.push(Source {
-            party: Party::Outside,
-            netns: self.outside.netns().path(),
-        });
+        sources.push(Source { party: Party::Host, netns: self.host.netns().path() });
+        sources.push(Source { party: Party::Outside, netns: self.outside.netns().path() });
         targets.extend(Beyond::targets());
         targets.sort_by(|a, b| {
             (&a.instance, &a.service, a.port, a.way).cmp(&(&b.instance, &b.service, b.port, b.way))

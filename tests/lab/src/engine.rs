@@ -71,14 +71,7 @@ impl DockerHost {
             // A Ctrl-C at the terminal is for us: we then stop the engine in good order.
             .process_group(0);
         let child = command.spawn().context("failed to start dockerd")?;
-        let mut host = Self {
-            child,
-            directory,
-            tools,
-            kept: false,
-            netns,
-            scratch,
-        };
+        let mut host = Self { child, directory, tools, kept: false, netns, scratch };
         host.scratch.note_process(host.child.id())?;
         host.wait_until_ready()?;
         host.import_image()?;
@@ -94,10 +87,7 @@ impl DockerHost {
             if !socket(&self.directory).exists() {
                 return Ok(None);
             }
-            Ok(output(self.docker().arg("version"))?
-                .status
-                .success()
-                .then_some(()))
+            Ok(output(self.docker().arg("version"))?.status.success().then_some(()))
         })
         .with_context(|| format!("last words of dockerd: {}", self.log_tail()))
     }
@@ -110,11 +100,7 @@ impl DockerHost {
 
     fn import_image(&self) -> Result<()> {
         let archive = image::archive(&self.tools.busybox, self.scratch.path())?;
-        run(self
-            .docker()
-            .args(["import", "--change", "ENV PATH=/bin"])
-            .arg(archive)
-            .arg(image::NAME))?;
+        run(self.docker().args(["import", "--change", "ENV PATH=/bin"]).arg(archive).arg(image::NAME))?;
         Ok(())
     }
 
@@ -162,10 +148,7 @@ impl DockerHost {
         for program in ["iptables", "ip6tables"] {
             let command = |arguments: &str| {
                 let mut command = self.netns.command(program);
-                command
-                    .args(["-w", "5"])
-                    .args(arguments.split_whitespace())
-                    .env("PATH", &self.tools.path);
+                command.args(["-w", "5"]).args(arguments.split_whitespace()).env("PATH", &self.tools.path);
                 command
             };
             run(&mut command("-P FORWARD ACCEPT"))?;

@@ -35,17 +35,11 @@ pub enum Party {
 impl Expectation {
     /// Reads the tables of these scenarios.
     pub fn load(scenarios: &[&str], profile: &str) -> Result<Self> {
-        let tables = scenarios
-            .iter()
-            .map(|name| read(name))
-            .collect::<Result<Vec<_>>>()?;
+        let tables = scenarios.iter().map(|name| read(name)).collect::<Result<Vec<_>>>()?;
         if let Some(missing) = tables.iter().find(|table| !table.profiles.contains_key(profile)) {
             bail!("the table for `{}` has no profile `{profile}`", missing.instances);
         }
-        Ok(Self {
-            tables,
-            profile: profile.to_owned(),
-        })
+        Ok(Self { tables, profile: profile.to_owned() })
     }
 
     /// The ports of a service of an instance; none if no table names it.
@@ -60,9 +54,7 @@ impl Expectation {
     /// The services that the tables name for an instance.
     #[must_use]
     pub fn services(&self, instance: &str) -> Vec<String> {
-        self.rows(instance)
-            .map(|rows| rows.keys().cloned().collect())
-            .unwrap_or_default()
+        self.rows(instance).map(|rows| rows.keys().cloned().collect()).unwrap_or_default()
     }
 
     /// Whether the table lets `source` open that port.
@@ -72,10 +64,7 @@ impl Expectation {
             return false;
         };
         match source {
-            Party::Service {
-                instance: from,
-                service,
-            } => {
+            Party::Service { instance: from, service } => {
                 (from == instance && allowed.contains(service))
                     || allowed.contains(&format!("{from}/{service}"))
             }
@@ -85,28 +74,19 @@ impl Expectation {
     }
 
     fn rows(&self, instance: &str) -> Option<&BTreeMap<String, BTreeMap<u16, Vec<String>>>> {
-        self.tables
-            .iter()
-            .find(|table| matches(&table.instances, instance))?
-            .profiles
-            .get(&self.profile)
+        self.tables.iter().find(|table| matches(&table.instances, instance))?.profiles.get(&self.profile)
     }
 }
 
 fn read(name: &str) -> Result<Table> {
-    let path = repository()
-        .join("tests/scenarios")
-        .join(name)
-        .join("expected.yaml");
+    let path = repository().join("tests/scenarios").join(name).join("expected.yaml");
     let text = fs::read_to_string(&path).with_context(|| format!("failed to read `{}`", path.display()))?;
     serde_saphyr::from_str(&text).with_context(|| format!("failed to read `{}`", path.display()))
 }
 
 /// A name, or a prefix with a star behind it: all that the tables need.
 fn matches(pattern: &str, name: &str) -> bool {
-    pattern
-        .strip_suffix('*')
-        .map_or(pattern == name, |prefix| name.starts_with(prefix))
+    pattern.strip_suffix('*').map_or(pattern == name, |prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]

@@ -27,9 +27,9 @@ pub fn archive(busybox: &Path, scratch: &Path) -> Result<PathBuf> {
         fs::create_dir_all(root.join(folder))?;
     }
     fs::copy(busybox, root.join("bin/busybox")).context("failed to copy busybox")?;
-    for applet in [
-        "sh", "mkdir", "echo", "httpd", "sleep", "nc", "wget", "ip", "ping", "cat", "ls", "timeout",
-    ] {
+    for applet in
+        ["sh", "mkdir", "echo", "httpd", "sleep", "nc", "wget", "ip", "ping", "cat", "ls", "timeout"]
+    {
         symlink("busybox", root.join("bin").join(applet))
             .with_context(|| format!("failed to link `{applet}`"))?;
     }
@@ -37,11 +37,6 @@ pub fn archive(busybox: &Path, scratch: &Path) -> Result<PathBuf> {
     fs::write(&script, STAND_IN)?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
     let archive = scratch.join("image.tar");
-    run(Command::new("tar")
-        .arg("-cf")
-        .arg(&archive)
-        .arg("-C")
-        .arg(&root)
-        .arg("."))?;
+    run(Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&root).arg("."))?;
     Ok(archive)
 }

@@ -102,21 +102,11 @@ impl Matrix {
                 };
                 if meets {
                     let expected = expected(from, to, expectation);
-                    cells.push(Cell {
-                        source,
-                        target,
-                        expected,
-                        outcome: None,
-                        tries: 0,
-                    });
+                    cells.push(Cell { source, target, expected, outcome: None, tries: 0 });
                 }
             }
         }
-        Self {
-            sources,
-            targets,
-            cells,
-        }
+        Self { sources, targets, cells }
     }
 
     /// Tries every cell once, several sources at a time, and what should have opened but did not once more: a busy
@@ -177,9 +167,7 @@ impl Matrix {
                             let mut results =
                                 results.lock().map_err(|_poisoned| anyhow!("a probe panicked"))?;
                             results.extend(
-                                chosen
-                                    .into_iter()
-                                    .zip(found.into_iter().map(|attempt| attempt.outcome)),
+                                chosen.into_iter().zip(found.into_iter().map(|attempt| attempt.outcome)),
                             );
                         }
                     })
@@ -190,10 +178,7 @@ impl Matrix {
             }
             Ok(())
         })?;
-        for (at, outcome) in results
-            .into_inner()
-            .map_err(|_poisoned| anyhow!("a probe panicked"))?
-        {
+        for (at, outcome) in results.into_inner().map_err(|_poisoned| anyhow!("a probe panicked"))? {
             self.cells[at].outcome = Some(outcome);
             self.cells[at].tries += 1;
         }
@@ -203,27 +188,19 @@ impl Matrix {
     /// Leaves out the cells that are not wanted.
     pub fn retain(&mut self, wanted: impl Fn(&Party, &Target) -> bool) {
         let (sources, targets) = (&self.sources, &self.targets);
-        self.cells
-            .retain(|cell| wanted(&sources[cell.source].party, &targets[cell.target]));
+        self.cells.retain(|cell| wanted(&sources[cell.source].party, &targets[cell.target]));
     }
 
     /// How many connections were tried that should be denied.
     #[must_use]
     pub fn denied_tries(&self) -> u32 {
-        self.cells
-            .iter()
-            .filter(|cell| cell.expected == Expected::Denied)
-            .map(|cell| cell.tries)
-            .sum()
+        self.cells.iter().filter(|cell| cell.expected == Expected::Denied).map(|cell| cell.tries).sum()
     }
 
     /// How many cells count.
     #[must_use]
     pub fn counted(&self) -> usize {
-        self.cells
-            .iter()
-            .filter(|cell| cell.expected != Expected::NotYet)
-            .count()
+        self.cells.iter().filter(|cell| cell.expected != Expected::NotYet).count()
     }
 
     /// Cells that came out otherwise than they should, as a person would say it.
@@ -250,10 +227,10 @@ impl Matrix {
     #[must_use]
     pub fn describe(&self, cell: &Cell) -> String {
         let (source, target) = (&self.sources[cell.source], &self.targets[cell.target]);
-        let outcome = cell.outcome.as_ref().map_or_else(
-            || "not tried".to_owned(),
-            |outcome| format!("{outcome:?}").to_lowercase(),
-        );
+        let outcome = cell
+            .outcome
+            .as_ref()
+            .map_or_else(|| "not tried".to_owned(), |outcome| format!("{outcome:?}").to_lowercase());
         format!(
             "{} -> {}/{} at {}: expected {:?}, got {outcome}",
             source.party, target.instance, target.service, target.address, cell.expected

@@ -29,11 +29,7 @@ impl Netns {
     /// A new namespace with only its loopback up and no way out.
     pub fn create() -> Result<Self> {
         interrupt::check()?;
-        let name = format!(
-            "{PREFIX}{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         run(&mut words(&format!("ip netns add {name}")))?;
         let netns = Self { name, kept: false };
         netns.ip("link set lo up")?;
@@ -61,10 +57,7 @@ impl Netns {
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net={}", self.path().display()))
-            .arg("--")
-            .arg(program);
+        command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
         command
     }
 
@@ -117,10 +110,7 @@ pub fn delete(name: &str) {
 
 /// Joins two namespaces by a veth pair, both ends up.
 pub fn join(left: &Netns, left_name: &str, right: &Netns, right_name: &str) -> Result<()> {
-    left.ip(&format!(
-        "link add {left_name} type veth peer name {right_name} netns {}",
-        right.name()
-    ))?;
+    left.ip(&format!("link add {left_name} type veth peer name {right_name} netns {}", right.name()))?;
     left.ip(&format!("link set {left_name} up"))?;
     right.ip(&format!("link set {right_name} up"))?;
     Ok(())
@@ -135,7 +125,5 @@ pub fn within<T: Send + 'static>(path: &Path, action: impl FnOnce() -> T + Send 
             .context("failed to enter the namespace")?;
         Ok(action())
     });
-    thread
-        .join()
-        .map_err(|_panic| anyhow!("the thread inside `{}` panicked", path.display()))?
+    thread.join().map_err(|_panic| anyhow!("the thread inside `{}` panicked", path.display()))?
 }

@@ -59,16 +59,8 @@ impl Event {
     #[must_use]
     pub fn sentence(&self) -> String {
         let clock = self.time.split(['T', '.', 'Z']).nth(1).unwrap_or(&self.time);
-        let port = self
-            .destination
-            .port
-            .map(|port| format!(":{port}"))
-            .unwrap_or_default();
-        let at = if self.rule_at.is_empty() {
-            String::new()
-        } else {
-            format!(", {}", self.rule_at)
-        };
+        let port = self.destination.port.map(|port| format!(":{port}")).unwrap_or_default();
+        let at = if self.rule_at.is_empty() { String::new() } else { format!(", {}", self.rule_at) };
         format!(
             "{clock}  {} {} -> {}{port}/{}  ({}{at})",
             self.verdict,
@@ -101,10 +93,7 @@ pub struct Sample {
 /// Reads the text format; comments are left out.
 #[must_use]
 pub fn samples(text: &str) -> Vec<Sample> {
-    text.lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(sample)
-        .collect()
+    text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect()
 }
 
 fn sample(line: &str) -> Option<Sample> {
@@ -113,12 +102,7 @@ fn sample(line: &str) -> Option<Sample> {
         Some((name, rest)) => (name, labels(rest.strip_suffix('}')?)?),
         None => (series, BTreeMap::new()),
     };
-    Some(Sample {
-        name: name.to_owned(),
-        labels,
-        value: value.parse().ok()?,
-        line: line.to_owned(),
-    })
+    Some(Sample { name: name.to_owned(), labels, value: value.parse().ok()?, line: line.to_owned() })
 }
 
 fn labels(mut text: &str) -> Option<BTreeMap<String, String>> {
@@ -140,9 +124,7 @@ pub fn sum(samples: &[Sample], name: &str, wanted: &[(&str, &str)]) -> f64 {
         .iter()
         .filter(|sample| sample.name == name)
         .filter(|sample| {
-            wanted
-                .iter()
-                .all(|(key, value)| sample.labels.get(*key).is_some_and(|found| found == value))
+            wanted.iter().all(|(key, value)| sample.labels.get(*key).is_some_and(|found| found == value))
         })
         .map(|sample| sample.value)
         .sum()

@@ -98,10 +98,8 @@ impl PlainLab {
         let mac = format!("02:00:00:00:{bridge:02x}:{number:02x}");
         let v4 = Ipv4Addr::new(198, 18, bridge, number);
         let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0x30, bridge.into(), 0, 0, 0, number.into());
-        self.host.ip(&format!(
-            "link add {port} type veth peer name eth0 address {mac} netns {}",
-            netns.name()
-        ))?;
+        self.host
+            .ip(&format!("link add {port} type veth peer name eth0 address {mac} netns {}", netns.name()))?;
         self.host.ip(&format!("link set {port} master lab{bridge} up"))?;
         netns.ip_lines(&format!(
             "address add {v4}/24 dev eth0
@@ -125,8 +123,7 @@ impl PlainLab {
     fn listen(&mut self, expectation: &Expectation) -> Result<()> {
         for member in &self.members {
             for port in expectation.ports(&member.instance, &member.service) {
-                self.children
-                    .push(listener(&member.netns, &self.scratch, &member.service, port)?);
+                self.children.push(listener(&member.netns, &self.scratch, &member.service, port)?);
             }
         }
         for member in &self.members {
@@ -148,13 +145,7 @@ impl PlainLab {
         let mut text = String::from("version: 1\nendpoints:\n");
         for member in &self.members {
             let [v4, v6] = member.addresses;
-            let Member {
-                port,
-                mac,
-                service,
-                instance,
-                ..
-            } = member;
+            let Member { port, mac, service, instance, .. } = member;
             let labels = if instance == UNMANAGED {
                 String::new()
             } else {
@@ -174,31 +165,14 @@ impl PlainLab {
         let mut sources = Vec::new();
         let mut targets: Vec<Target> = Vec::new();
         for member in &self.members {
-            let party = Party::Service {
-                instance: member.instance.clone(),
-                service: member.service.clone(),
-            };
-            sources.push(Source {
-                party,
-                netns: member.netns.path(),
-            });
+            let party = Party::Service { instance: member.instance.clone(), service: member.service.clone() };
+            sources.push(Source { party, netns: member.netns.path() });
             let ports = expectation.ports(&member.instance, &member.service);
-            targets.extend(direct(
-                &member.instance,
-                &member.service,
-                &ports,
-                &member.addresses,
-            ));
+            targets.extend(direct(&member.instance, &member.service, &ports, &member.addresses));
         }
         targets.extend(Beyond::targets());
-        sources.push(Source {
-            party: Party::Host,
-            netns: self.host.path(),
-        });
-        sources.push(Source {
-            party: Party::Outside,
-            netns: self.outside.netns().path(),
-        });
+        sources.push(Source { party: Party::Host, netns: self.host.path() });
+        sources.push(Source { party: Party::Outside, netns: self.outside.netns().path() });
         Ok(Matrix::new(sources, targets, &expectation))
     }
 

@@ -76,41 +76,27 @@ struct Connection {
 }
 
 fn attempt_together(targets: &[SocketAddr]) -> Result<Vec<Attempt>> {
-    let mut connections = targets
-        .iter()
-        .map(|target| open(*target))
-        .collect::<Result<Vec<_>>>()?;
+    let mut connections = targets.iter().map(|target| open(*target)).collect::<Result<Vec<_>>>()?;
     loop {
         let now = Instant::now();
         for connection in &mut connections {
             connection.expire(now);
         }
-        let mut waiting: Vec<&mut Connection> = connections
-            .iter_mut()
-            .filter(|connection| !matches!(connection.stage, Stage::Done(_)))
-            .collect();
+        let mut waiting: Vec<&mut Connection> =
+            connections.iter_mut().filter(|connection| !matches!(connection.stage, Stage::Done(_))).collect();
         if waiting.is_empty() {
             break;
         }
         let mut events = Vec::with_capacity(waiting.len());
         for connection in &waiting {
-            let interest = if matches!(connection.stage, Stage::Connecting) {
-                PollFlags::OUT
-            } else {
-                PollFlags::IN
-            };
+            let interest =
+                if matches!(connection.stage, Stage::Connecting) { PollFlags::OUT } else { PollFlags::IN };
             if let Some(socket) = &connection.socket {
                 events.push(PollFd::new(socket, interest));
             }
         }
-        poll(
-            &mut events,
-            Some(&Timespec {
-                tv_sec: 0,
-                tv_nsec: 20_000_000,
-            }),
-        )
-        .context("failed to wait for connections")?;
+        poll(&mut events, Some(&Timespec { tv_sec: 0, tv_nsec: 20_000_000 }))
+            .context("failed to wait for connections")?;
         let ready: Vec<bool> = events.iter().map(|event| !event.revents().is_empty()).collect();
         for (connection, ready) in waiting.iter_mut().zip(ready) {
             if ready {
@@ -121,42 +107,22 @@ fn attempt_together(targets: &[SocketAddr]) -> Result<Vec<Attempt>> {
     Ok(connections
         .into_iter()
         .map(|connection| Attempt {
-            outcome: if let Stage::Done(outcome) = connection.stage {
-                outcome
-            } else {
-                Outcome::Timeout
-            },
+            outcome: if let Stage::Done(outcome) = connection.stage { outcome } else { Outcome::Timeout },
             from: connection.from,
         })
         .collect())
 }
 
 fn open(target: SocketAddr) -> Result<Connection> {
-    let family = if target.is_ipv4() {
-        AddressFamily::INET
-    } else {
-        AddressFamily::INET6
-    };
-    let socket = socket_with(
-        family,
-        SocketType::STREAM,
-        SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
-        None,
-    )
-    .context("failed to open a socket")?;
+    let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
+        .context("failed to open a socket")?;
     let stage = match connect(&socket, &target) {
         Ok(()) | Err(Errno::INPROGRESS) => Stage::Connecting,
         Err(error) => Stage::Done(failure(error)),
     };
-    let from = rustix::net::getsockname(&socket)
-        .ok()
-        .and_then(|address| SocketAddr::try_from(address).ok());
-    Ok(Connection {
-        socket: Some(socket),
-        stage,
-        deadline: Instant::now() + CONNECT_LIMIT,
-        from,
-    })
+    let from = rustix::net::getsockname(&socket).ok().and_then(|address| SocketAddr::try_from(address).ok());
+    Ok(Connection { socket: Some(socket), stage, deadline: Instant::now() + CONNECT_LIMIT, from })
 }
 
 impl Connection {
@@ -228,10 +194,7 @@ mod tests {
 
     #[test]
     fn reads_the_name_out_of_an_answer() {
-        assert_eq!(
-            name_in(b"HTTP/1.0 200 OK\r\nContent-length: 3\r\n\r\ndb\n"),
-            Some("db".to_owned())
-        );
+        assert_eq!(name_in(b"HTTP/1.0 200 OK\r\nContent-length: 3\r\n\r\ndb\n"), Some("db".to_owned()));
         assert_eq!(name_in(b"HTTP/1.0 404 Not Found\r\n\r\n"), None);
         assert_eq!(name_in(b""), None);
     }

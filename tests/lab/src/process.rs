@@ -11,22 +11,14 @@ use rustix::process::{Pid, Signal, kill_process};
 pub fn run(command: &mut Command) -> Result<String> {
     let output = output(command)?;
     if !output.status.success() {
-        bail!(
-            "`{}` failed ({}): {}",
-            shown(command),
-            output.status,
-            said(&output)
-        );
+        bail!("`{}` failed ({}): {}", shown(command), output.status, said(&output));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Runs a command to its end, whatever it returns.
 pub fn output(command: &mut Command) -> Result<Output> {
-    command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("failed to run `{}`", shown(command)))
+    command.stdin(Stdio::null()).output().with_context(|| format!("failed to run `{}`", shown(command)))
 }
 
 /// A command from words; the words are fixed or made by the lab, never by a user.

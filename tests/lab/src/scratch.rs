@@ -25,11 +25,7 @@ pub struct Scratch {
 impl Scratch {
     /// A new empty directory. Its name is short: the path of a socket has 107 bytes at most.
     pub fn create() -> Result<Self> {
-        let name = format!(
-            "{PREFIX}{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         fs::create_dir_all(&path).with_context(|| format!("failed to create `{}`", path.display()))?;
         Ok(Self { path, kept: false })
@@ -43,10 +39,7 @@ impl Scratch {
 
     /// Notes a process that must be gone before the directory can go.
     pub fn note_process(&self, pid: u32) -> Result<()> {
-        let mut file = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.path.join("processes"))?;
+        let mut file = fs::File::options().create(true).append(true).open(self.path.join("processes"))?;
         writeln!(file, "{pid} {}", process::started_at(pid).unwrap_or(0))?;
         Ok(())
     }

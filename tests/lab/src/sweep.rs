@@ -70,14 +70,8 @@ fn owner(name: &str, prefix: &str) -> Option<u32> {
 
 /// Ends the processes of a lab, unmounts what is mounted below its directory and removes it.
 pub fn remove_directory(path: &Path) {
-    for line in fs::read_to_string(path.join("processes"))
-        .unwrap_or_default()
-        .lines()
-        .rev()
-    {
-        let mut fields = line
-            .split_whitespace()
-            .filter_map(|field| field.parse::<u64>().ok());
+    for line in fs::read_to_string(path.join("processes")).unwrap_or_default().lines().rev() {
+        let mut fields = line.split_whitespace().filter_map(|field| field.parse::<u64>().ok());
         let (Some(pid), Some(started)) = (fields.next(), fields.next()) else {
             continue;
         };

@@ -29,11 +29,7 @@ pub enum Compose {
 /// The repository that this crate was built from.
 #[must_use]
 pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .ancestors()
-        .nth(2)
-        .unwrap_or(Path::new("."))
-        .to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new(".")).to_path_buf()
 }
 
 /// Where unpacked engine packages live.
@@ -48,9 +44,8 @@ pub fn lab_tools() -> PathBuf {
 /// user's PATH leaves out.
 #[must_use]
 pub fn search_path() -> OsString {
-    let mut folders: Vec<PathBuf> = std::env::var_os("PATH")
-        .map(|path| std::env::split_paths(&path).collect())
-        .unwrap_or_default();
+    let mut folders: Vec<PathBuf> =
+        std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
     let root = lab_tools();
     for folder in [
         "usr/sbin",
@@ -73,12 +68,9 @@ pub fn search_path() -> OsString {
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
-    std::env::split_paths(&search_path())
-        .map(|folder| folder.join(program))
-        .find(|file| {
-            file.metadata()
-                .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
-        })
+    std::env::split_paths(&search_path()).map(|folder| folder.join(program)).find(|file| {
+        file.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+    })
 }
 
 /// Finds compose; nothing needs to be running for that.

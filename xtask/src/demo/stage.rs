@@ -95,10 +95,9 @@ impl Stage {
                 );
             }
             Self::Plain(lab) => {
-                if let (Ok(frontend), Ok(address)) = (
-                    lab.netns_of("myapp-dev", "frontend"),
-                    lab.address_of("myapp-dev", "db"),
-                ) {
+                if let (Ok(frontend), Ok(address)) =
+                    (lab.netns_of("myapp-dev", "frontend"), lab.address_of("myapp-dev", "db"))
+                {
                     line(
                         "a denied attempt",
                         format!(
@@ -115,15 +114,9 @@ impl Stage {
         );
         line(
             "the counters",
-            format!(
-                "{enter} busybox wget -q -O - http://{}:{}/metrics",
-                LISTEN.0, LISTEN.1
-            ),
+            format!("{enter} busybox wget -q -O - http://{}:{}/metrics", LISTEN.0, LISTEN.1),
         );
-        line(
-            "the agent's own log",
-            format!("less {}", directory.join("agent.log").display()),
-        );
+        line("the agent's own log", format!("less {}", directory.join("agent.log").display()));
         line("read the policies again", format!("kill -HUP {}", agent.pid()));
         line("remove all of it", "cargo xtask demo --clean".to_owned());
         text

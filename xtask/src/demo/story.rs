@@ -33,15 +33,10 @@ pub(super) fn tell(agent: &Agent) -> Result<()> {
 /// One event for each reason and kind of source first: a story should not repeat itself.
 fn various(events: &[Event]) -> Vec<&Event> {
     let mut seen = BTreeSet::new();
-    let mut told: Vec<&Event> = events
-        .iter()
-        .filter(|event| seen.insert((&event.reason, &event.source.kind)))
-        .take(SHOWN)
-        .collect();
-    let pairs: BTreeSet<(String, String)> = told
-        .iter()
-        .map(|event| (event.source.label(), event.destination.label()))
-        .collect();
+    let mut told: Vec<&Event> =
+        events.iter().filter(|event| seen.insert((&event.reason, &event.source.kind))).take(SHOWN).collect();
+    let pairs: BTreeSet<(String, String)> =
+        told.iter().map(|event| (event.source.label(), event.destination.label())).collect();
     let room = SHOWN - told.len();
     told.extend(
         events
@@ -59,18 +54,7 @@ fn counts(sample: &Sample, event: &Event) -> bool {
         && sample.value > 0.0
         && is("reason", &event.reason)
         && is("project", &event.project)
-        && event
-            .destination
-            .service
-            .as_deref()
-            .is_none_or(|service| is("destination", service))
-        && event
-            .source
-            .service
-            .as_deref()
-            .is_none_or(|service| is("source", service))
-        && event
-            .destination
-            .port
-            .is_none_or(|port| is("port", &port.to_string()) || is("port", "other"))
+        && event.destination.service.as_deref().is_none_or(|service| is("destination", service))
+        && event.source.service.as_deref().is_none_or(|service| is("source", service))
+        && event.destination.port.is_none_or(|port| is("port", &port.to_string()) || is("port", "other"))
 }

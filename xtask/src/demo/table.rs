@@ -32,16 +32,8 @@ type Columns = BTreeMap<(String, u16), Vec<usize>>;
 
 fn columns(matrix: &Matrix, instance: &str) -> Columns {
     let mut columns = Columns::new();
-    for (at, target) in matrix
-        .targets
-        .iter()
-        .enumerate()
-        .filter(|(_, target)| target.instance == instance)
-    {
-        columns
-            .entry((target.service.clone(), target.port))
-            .or_default()
-            .push(at);
+    for (at, target) in matrix.targets.iter().enumerate().filter(|(_, target)| target.instance == instance) {
+        columns.entry((target.service.clone(), target.port)).or_default().push(at);
     }
     columns
 }
@@ -51,34 +43,20 @@ fn rows(matrix: &Matrix, instance: &str, columns: &Columns) -> Vec<(String, Vec<
     let mut rows: Vec<(String, Vec<String>)> = Vec::new();
     let mut shared: BTreeMap<(String, Vec<String>), Vec<String>> = BTreeMap::new();
     for (at, source) in matrix.sources.iter().enumerate() {
-        let signs: Vec<String> = columns
-            .values()
-            .map(|targets| sign(matrix, at, targets))
-            .collect();
+        let signs: Vec<String> = columns.values().map(|targets| sign(matrix, at, targets)).collect();
         match &source.party {
-            Party::Service {
-                instance: other,
-                service,
-            } if other != instance => {
-                shared
-                    .entry((other.clone(), signs))
-                    .or_default()
-                    .push(service.clone());
+            Party::Service { instance: other, service } if other != instance => {
+                shared.entry((other.clone(), signs)).or_default().push(service.clone());
             }
             Party::Service { service, .. } => rows.push((service.clone(), signs)),
             Party::Host | Party::Outside => rows.push((source.party.to_string(), signs)),
         }
     }
     for ((other, signs), services) in shared {
-        let all: Vec<&str> = matrix
-            .sources
-            .iter()
-            .filter_map(|source| service_of(&source.party, &other))
-            .collect();
-        let missing: Vec<&str> = all
-            .into_iter()
-            .filter(|name| !services.iter().any(|service| service == name))
-            .collect();
+        let all: Vec<&str> =
+            matrix.sources.iter().filter_map(|source| service_of(&source.party, &other)).collect();
+        let missing: Vec<&str> =
+            all.into_iter().filter(|name| !services.iter().any(|service| service == name)).collect();
         let label = match missing.len() {
             0 => format!("{other}: all {}", services.len()),
             1 | 2 if services.len() > 2 => format!("{other}: all but {}", missing.join(", ")),
@@ -97,11 +75,8 @@ fn service_of<'a>(party: &'a Party, wanted: &str) -> Option<&'a str> {
 }
 
 fn sign(matrix: &Matrix, source: usize, targets: &[usize]) -> String {
-    let cells: Vec<&Cell> = matrix
-        .cells
-        .iter()
-        .filter(|cell| cell.source == source && targets.contains(&cell.target))
-        .collect();
+    let cells: Vec<&Cell> =
+        matrix.cells.iter().filter(|cell| cell.source == source && targets.contains(&cell.target)).collect();
     let wrong = cells.iter().find(|cell| cell.as_expected() == Some(false));
     let counted = cells.iter().find(|cell| cell.expected != Expected::NotYet);
     let mut sign = match (wrong, counted) {

@@ -51,18 +51,12 @@ pub(super) fn compose() -> Result<()> {
     }
     let package = ["docker-compose".to_owned()];
     refuse_engine_changes(&package)?;
-    quiet(
-        apt()
-            .args(["install", "-y", "-qq", "--no-install-recommends"])
-            .args(package),
-    )
+    quiet(apt().args(["install", "-y", "-qq", "--no-install-recommends"]).args(package))
 }
 
 /// Asks apt what it would do, and fails if that touches a Docker on the machine.
 pub(super) fn refuse_engine_changes(packages: &[String]) -> Result<()> {
-    let simulated = run(apt()
-        .args(["install", "-s", "-y", "--no-install-recommends"])
-        .args(packages))?;
+    let simulated = run(apt().args(["install", "-s", "-y", "--no-install-recommends"]).args(packages))?;
     let touched = engine_changes(&simulated);
     if !touched.is_empty() {
         bail!(
@@ -86,14 +80,11 @@ fn engine_changes(simulated: &str) -> Vec<String> {
 }
 
 fn known(package: &str) -> bool {
-    Command::new("apt-cache")
-        .args(["policy", package])
-        .output()
-        .is_ok_and(|output| {
-            String::from_utf8_lossy(&output.stdout)
-                .lines()
-                .any(|line| line.contains("Candidate:") && !line.contains("(none)"))
-        })
+    Command::new("apt-cache").args(["policy", package]).output().is_ok_and(|output| {
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .any(|line| line.contains("Candidate:") && !line.contains("(none)"))
+    })
 }
 
 fn download(package: &str) -> Result<PathBuf> {
@@ -119,10 +110,7 @@ fn extract(archive: &Path, root: &Path) -> Result<()> {
 }
 
 fn library_dependencies(archive: &Path) -> Result<BTreeSet<String>> {
-    Ok(libraries_in(&run(Command::new("dpkg-deb")
-        .arg("-f")
-        .arg(archive)
-        .args(["Depends"]))?))
+    Ok(libraries_in(&run(Command::new("dpkg-deb").arg("-f").arg(archive).args(["Depends"]))?))
 }
 
 /// The shared libraries in a `Depends` field; services and other programs are not wanted.
@@ -137,21 +125,13 @@ fn libraries_in(depends: &str) -> BTreeSet<String> {
 }
 
 fn install_missing(libraries: &BTreeSet<String>) -> Result<()> {
-    let missing: Vec<String> = libraries
-        .iter()
-        .filter(|library| !installed(library))
-        .cloned()
-        .collect();
+    let missing: Vec<String> = libraries.iter().filter(|library| !installed(library)).cloned().collect();
     if missing.is_empty() {
         return Ok(());
     }
     println!("setup: installing {}", missing.join(" "));
     refuse_engine_changes(&missing)?;
-    quiet(
-        apt()
-            .args(["install", "-y", "-qq", "--no-install-recommends"])
-            .args(missing),
-    )
+    quiet(apt().args(["install", "-y", "-qq", "--no-install-recommends"]).args(missing))
 }
 
 fn installed(package: &str) -> bool {
@@ -176,9 +156,6 @@ mod tests {
     fn an_engine_in_a_simulated_installation_is_seen() {
         let simulated = "Reading package lists...\nInst python3-docker (5.0.3-1 Debian:12/stable [all])\nInst runc (1.1.5 Debian)\nConf runc (1.1.5)\n";
         assert_eq!(engine_changes(simulated), ["runc"]);
-        assert_eq!(
-            engine_changes("Inst docker-compose (1.29.2-3)\n"),
-            [] as [&str; 0]
-        );
+        assert_eq!(engine_changes("Inst docker-compose (1.29.2-3)\n"), [] as [&str; 0]);
     }
 }

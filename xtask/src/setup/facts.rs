@@ -85,12 +85,8 @@ impl Facts {
     /// Looks around.
     pub(crate) fn probe() -> Self {
         let present = |program: &&str| tools::find(program).is_some();
-        let mut programs: BTreeSet<String> = PROGRAMS
-            .iter()
-            .map(|(program, _)| *program)
-            .filter(present)
-            .map(str::to_owned)
-            .collect();
+        let mut programs: BTreeSet<String> =
+            PROGRAMS.iter().map(|(program, _)| *program).filter(present).map(str::to_owned).collect();
         programs.extend(ENGINE.iter().copied().filter(present).map(str::to_owned));
         // A container has no libraries: only a static busybox runs in one.
         if tools::find("busybox").is_some_and(|busybox| text(Command::new("ldd").arg(busybox)).contains("=>"))
@@ -114,9 +110,7 @@ impl Facts {
             llvm_dev: (15..60)
                 .filter(|version| Path::new(&format!("/usr/lib/llvm-{version}/bin/llvm-config")).exists())
                 .collect(),
-            wanted: std::env::var("PORTCULLIS_BPF_TOOLCHAIN")
-                .ok()
-                .filter(|wanted| !wanted.is_empty()),
+            wanted: std::env::var("PORTCULLIS_BPF_TOOLCHAIN").ok().filter(|wanted| !wanted.is_empty()),
         }
     }
 
@@ -142,27 +136,17 @@ fn debian_llvm() -> Option<u32> {
 fn nightly_llvm() -> Option<u32> {
     let sysroot = text(Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]));
     if sysroot.trim().is_empty()
-        || !Path::new(sysroot.trim())
-            .join("lib/rustlib/src/rust/library/core")
-            .is_dir()
+        || !Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core").is_dir()
     {
         return None;
     }
-    llvm_of(&text(
-        Command::new("rustup").args(["run", "nightly", "rustc", "-vV"]),
-    ))
+    llvm_of(&text(Command::new("rustup").args(["run", "nightly", "rustc", "-vV"])))
 }
 
 fn bpf_linker() -> Option<Option<u32>> {
     let linker = tools::find("bpf-linker")?;
     // One that cannot find its library any more is as good as none.
-    if !Command::new(&linker)
-        .arg("--version")
-        .output()
-        .ok()?
-        .status
-        .success()
-    {
+    if !Command::new(&linker).arg("--version").output().ok()?.status.success() {
         return None;
     }
     Some(linked_llvm(&text(Command::new("ldd").arg(linker))))
@@ -170,20 +154,15 @@ fn bpf_linker() -> Option<Option<u32>> {
 
 /// `LLVM version: 22.1.8` of `rustc -vV`.
 pub(super) fn llvm_of(verbose_version: &str) -> Option<u32> {
-    let version = verbose_version
-        .lines()
-        .find_map(|line| line.strip_prefix("LLVM version: "))?;
+    let version = verbose_version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
     version.split('.').next()?.trim().parse().ok()
 }
 
 /// The version in `libLLVM.so.22.1` or `libLLVM-19.so` of `ldd`.
 pub(super) fn linked_llvm(libraries: &str) -> Option<u32> {
     let (_, version) = libraries.split_once("libLLVM")?;
-    let digits: String = version
-        .chars()
-        .skip_while(|c| !c.is_ascii_digit())
-        .take_while(char::is_ascii_digit)
-        .collect();
+    let digits: String =
+        version.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
 }
 

@@ -50,11 +50,7 @@ impl fmt::Display for Step {
 
 /// The steps that can be known now; ask again once they are done.
 pub(super) fn next(facts: &Facts) -> Result<Plan> {
-    if let Some(other) = facts
-        .wanted
-        .as_deref()
-        .filter(|wanted| !["debian", "nightly"].contains(wanted))
-    {
+    if let Some(other) = facts.wanted.as_deref().filter(|wanted| !["debian", "nightly"].contains(wanted)) {
         bail!("PORTCULLIS_BPF_TOOLCHAIN is `{other}`, not `debian` or `nightly`");
     }
     let mut packages: BTreeSet<String> = PROGRAMS
@@ -122,15 +118,9 @@ pub(super) fn next(facts: &Facts) -> Result<Plan> {
     }
     if !packages.is_empty() {
         // What the packages bring may decide the other steps: they come in the next round.
-        return Ok(Plan::Steps(vec![
-            Step::AptUpdate,
-            Step::AptInstall(packages.into_iter().collect()),
-        ]));
+        return Ok(Plan::Steps(vec![Step::AptUpdate, Step::AptInstall(packages.into_iter().collect())]));
     }
-    if steps
-        .iter()
-        .any(|step| matches!(step, Step::UnpackEngine | Step::Compose))
-    {
+    if steps.iter().any(|step| matches!(step, Step::UnpackEngine | Step::Compose)) {
         steps.insert(0, Step::AptUpdate);
     }
     Ok(Plan::Steps(steps))
@@ -150,10 +140,7 @@ fn instructions(facts: &Facts, packages: &BTreeSet<String>, steps: &[Step]) -> S
         }
     } else {
         text.push_str("hint: setup installs by itself on Debian only; elsewhere install:\n");
-        for (program, package) in PROGRAMS
-            .iter()
-            .filter(|(program, _)| !facts.programs.contains(*program))
-        {
+        for (program, package) in PROGRAMS.iter().filter(|(program, _)| !facts.programs.contains(*program)) {
             text.push_str(&format!("  `{program}` (Debian's package is `{package}`)\n"));
         }
         if facts.toolchain().is_none() {
@@ -165,9 +152,8 @@ fn instructions(facts: &Facts, packages: &BTreeSet<String>, steps: &[Step]) -> S
     let linker =
         facts.toolchain().is_none() || steps.iter().any(|step| matches!(step, Step::BpfLinker { .. }));
     if (linker && facts.bpf_linker.is_none()) || packages.iter().any(|package| package.starts_with("llvm-")) {
-        let version = facts
-            .toolchain()
-            .map_or_else(|| "NN".to_owned(), |toolchain| toolchain.llvm().to_string());
+        let version =
+            facts.toolchain().map_or_else(|| "NN".to_owned(), |toolchain| toolchain.llvm().to_string());
         text.push_str(&format!(
             "  LLVM {version} with its development files, then: LLVM_PREFIX=… cargo install bpf-linker --no-default-features --features llvm-{version}\n"
         ));
@@ -177,10 +163,9 @@ fn instructions(facts: &Facts, packages: &BTreeSet<String>, steps: &[Step]) -> S
     }
     for step in steps {
         match step {
-            Step::UnpackEngine => text.push_str(&format!(
-                "  {} in PATH; none of them has to run\n",
-                ENGINE.join(", ")
-            )),
+            Step::UnpackEngine => {
+                text.push_str(&format!("  {} in PATH; none of them has to run\n", ENGINE.join(", ")))
+            }
             Step::Compose => text.push_str("  docker-compose\n"),
             Step::Components(components) => {
                 text.push_str(&format!("  rustup component add {}\n", components.join(" ")));

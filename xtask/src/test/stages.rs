@@ -40,15 +40,7 @@ pub(super) const STAGES: [Stage; 7] = [
         ..stage(
             "clippy",
             "lints",
-            Work::Check(&[
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--quiet",
-                "--",
-                "-D",
-                "warnings",
-            ]),
+            Work::Check(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]),
         )
     },
     stage(
@@ -69,14 +61,7 @@ pub(super) const STAGES: [Stage; 7] = [
         ..stage(
             "privileged",
             "kernel programs and plain namespaces",
-            Work::Tests(&[
-                "--package",
-                "integration-tests",
-                "--",
-                "--test-threads=1",
-                "--skip",
-                "docker_",
-            ]),
+            Work::Tests(&["--package", "integration-tests", "--", "--test-threads=1", "--skip", "docker_"]),
         )
     },
     Stage {
@@ -84,26 +69,13 @@ pub(super) const STAGES: [Stage; 7] = [
         ..stage(
             "docker",
             "scenarios on a Docker Engine of their own",
-            Work::Tests(&[
-                "--package",
-                "integration-tests",
-                "--test",
-                "docker",
-                "--",
-                "--test-threads=1",
-            ]),
+            Work::Tests(&["--package", "integration-tests", "--test", "docker", "--", "--test-threads=1"]),
         )
     },
 ];
 
 const fn stage(name: &'static str, what: &'static str, work: Work) -> Stage {
-    Stage {
-        name,
-        what,
-        privileged: false,
-        stops_the_rest: false,
-        work,
-    }
+    Stage { name, what, privileged: false, stops_the_rest: false, work }
 }
 
 impl Stage {
@@ -127,20 +99,13 @@ impl Stage {
 
 fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new("cargo");
-    command
-        .args(arguments)
-        .current_dir(repository())
-        .stdin(Stdio::null());
+    command.args(arguments).current_dir(repository()).stdin(Stdio::null());
     command
 }
 
 fn tests(arguments: &[&str]) -> Result<Tally> {
     let mut command = cargo(&["test", "--no-fail-fast"]);
-    let mut child = command
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("failed to run cargo")?;
+    let mut child = command.args(arguments).stdout(Stdio::piped()).spawn().context("failed to run cargo")?;
     let mut tally = Tally::default();
     if let Some(output) = child.stdout.take() {
         for line in BufReader::new(output).split(b'\n') {

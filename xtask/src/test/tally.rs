@@ -13,10 +13,7 @@ pub(super) struct Tally {
 impl Tally {
     /// A check that is one test by itself.
     pub(super) fn of_one(passed: bool) -> Self {
-        Self {
-            passed: u32::from(passed),
-            failed: u32::from(!passed),
-        }
+        Self { passed: u32::from(passed), failed: u32::from(!passed) }
     }
 
     /// Adds the numbers of a `test result:` line. An ignored test has not been passed: it counts as failed.
@@ -26,10 +23,9 @@ impl Tally {
         };
         for part in result.split([';', '.']) {
             let mut words = part.split_whitespace();
-            let (Some(number), Some(what)) = (
-                words.next().and_then(|word| word.parse::<u32>().ok()),
-                words.next(),
-            ) else {
+            let (Some(number), Some(what)) =
+                (words.next().and_then(|word| word.parse::<u32>().ok()), words.next())
+            else {
                 continue;
             };
             match what {
@@ -66,12 +62,6 @@ mod tests {
         );
         tally.add_line("test result: FAILED. 1 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.05s");
         tally.add_line("running 3 tests");
-        assert_eq!(
-            tally,
-            Tally {
-                passed: 13,
-                failed: 3
-            }
-        );
+        assert_eq!(tally, Tally { passed: 13, failed: 3 });
     }
 }

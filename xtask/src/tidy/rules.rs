@@ -21,19 +21,9 @@ const IMPURE: [&str; 10] = [
 
 /// Libraries with a room of their own, and the paths that are it.
 const ROOMS: [(&str, &[&str]); 8] = [
-    (
-        "aya",
-        &[
-            "agent/src/datapath/",
-            "agent/src/datapath.rs",
-            "agent-common/src/user.rs",
-        ],
-    ),
+    ("aya", &["agent/src/datapath/", "agent/src/datapath.rs", "agent-common/src/user.rs"]),
     ("aya_log", &["agent/src/datapath/", "agent/src/datapath.rs"]),
-    (
-        "bollard",
-        &["agent/src/inventory/docker.rs", "agent/src/inventory/docker/"],
-    ),
+    ("bollard", &["agent/src/inventory/docker.rs", "agent/src/inventory/docker/"]),
     ("rtnetlink", &["agent/src/inventory/netlink"]),
     ("netlink_packet_route", &["agent/src/inventory/netlink"]),
     ("netlink_packet_core", &["agent/src/inventory/netlink"]),
@@ -195,18 +185,13 @@ mod tests {
     use super::*;
 
     fn file(path: &str, text: &str) -> SourceFile {
-        SourceFile {
-            path: path.to_owned(),
-            text: text.to_owned(),
-        }
+        SourceFile { path: path.to_owned(), text: text.to_owned() }
     }
 
     #[test]
     fn a_crate_without_the_lints_is_found() {
-        let files = [
-            file("a/Cargo.toml", "[package]\n"),
-            file("b/Cargo.toml", "[lints]\nworkspace = true\n"),
-        ];
+        let files =
+            [file("a/Cargo.toml", "[package]\n"), file("b/Cargo.toml", "[lints]\nworkspace = true\n")];
         assert_eq!(lints_inherited(&files).len(), 1);
     }
 
