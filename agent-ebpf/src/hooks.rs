@@ -26,7 +26,7 @@ struct Outcome {
     reason: DropReason,
     /// For [`Action::Deny`]: which way the packet went that opened the flow.
     opened: Direction,
-    /// For [`Action::Deny`]: false for later packets of an observed flow.
+    /// False for later packets of an observed flow, and for what stacks send by themselves.
     opening: bool,
     /// The other side, as far as it is known.
     other: Side,
@@ -94,11 +94,12 @@ pub(crate) fn run(skb: Skb, hook: Hook) -> Verdict {
         Some(port) => Side::of_port(skb.ifindex(), port),
         None => Side::UNKNOWN,
     };
+    let chatter = scratch.frame.kind.is_chatter();
     let mut denial = Denial {
         hook,
         reason: outcome.reason,
         observed: matches!(outcome.action, Action::Observe),
-        opening: outcome.opening,
+        opening: outcome.opening && !chatter,
         source: own,
         destination: own,
         authority: outcome.authority,
@@ -124,10 +125,14 @@ pub(crate) fn run(skb: Skb, hook: Hook) -> Verdict {
 /// A packet at a port that nothing is known of yet. It is parsed only for the report.
 #[inline(always)]
 fn not_ready(skb: Skb, frame: &mut Frame) -> Outcome {
-    match parse::parse(skb, frame) {
-        Err(DropReason::InvalidPacket) => Outcome::refuse(DropReason::InvalidPacket, Side::UNKNOWN),
-        _ => Outcome::refuse(DropReason::NotReady, Side::UNKNOWN),
-    }
+    let reason = match parse::parse(skb, frame) {
+        Err(DropReason::InvalidPacket) => DropReason::InvalidPacket,
+        _ => DropReason::NotReady,
+    };
+    let mut outcome = Outcome::refuse(reason, Side::UNKNOWN);
+    // A new container's stack finds its way before anybody uses it.
+    outcome.opening = matches!(frame.kind, FrameKind::Flow);
+    outcome
 }
 
 /// tc egress of a port: what would enter the container.
@@ -143,7 +148,9 @@ fn to_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
         FrameKind::Flow => flow(scene, scratch, Direction::Ingress),
         // Checked where they were sent; the host's own are trusted.
         FrameKind::Arp | FrameKind::Neighbour => Outcome::FORWARD,
-        FrameKind::Listener => Outcome::refuse(DropReason::UnsupportedProtocol, Side::UNKNOWN),
+        FrameKind::Listener | FrameKind::RouterSolicitation => {
+            Outcome::refuse(DropReason::UnsupportedProtocol, Side::UNKNOWN)
+        }
     }
 }
 
@@ -189,7 +196,7 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
             // A covered endpoint's is looked at only if it belongs to no flow: a flow has the addresses that it
             // was opened with.
             FrameKind::Flow => !scene.port.is_covered() && !is_own_source(scene.port, frame),
-            FrameKind::Listener => false,
+            FrameKind::Listener | FrameKind::RouterSolicitation => false,
         };
     if spoofed {
         return Outcome::refuse(DropReason::SpoofedSource, Side::UNKNOWN);

@@ -99,7 +99,7 @@ pub(crate) fn scratch() -> Option<&'static mut Scratch> {
 pub(crate) fn interface(ifindex: u32) -> Option<&'static Interface> {
     // SAFETY: entries are replaced as a whole and never reused for another key while a program runs long enough
     // to see it: a deleted interface's index is not given out again soon.
-    unsafe { INTERFACES.get(&ifindex) }
+    unsafe { INTERFACES.get(ifindex) }
 }
 
 /// The port with this ifindex, and nothing else.
@@ -133,7 +133,7 @@ pub(crate) fn add_denied(key: &DeniedKey, attempt: bool) {
     let mut found = DENIED.get_ptr_mut(key);
     if found.is_none() {
         // Another CPU may have made the entry in the meantime: that is as good.
-        let inserted = DENIED.insert(key, &DeniedCount { packets: 0, attempts: 0 }, NOEXIST);
+        let inserted = DENIED.insert(key, DeniedCount { packets: 0, attempts: 0 }, NOEXIST);
         if inserted.is_ok() || inserted == Err(EEXIST) {
             found = DENIED.get_ptr_mut(key);
         }
@@ -156,7 +156,7 @@ fn increment(count: *mut u64) {
     // has no atomic types, and without fetching the old value, which 5.10 cannot do.
     // SAFETY: the callers pass aligned pointers into map values.
     unsafe {
-        asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1_u64, options(nostack))
+        asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1_u64, options(nostack));
     }
 }
 
@@ -227,7 +227,7 @@ impl PolicyTable for Policy<'_> {
         let key = SubjectKey { revision: self.revision, identity };
         // SAFETY: entries of a revision are not changed after it is in force, and removed only well after it
         // has been replaced.
-        unsafe { SUBJECTS.get(&key) }.copied()
+        unsafe { SUBJECTS.get(key) }.copied()
     }
 
     #[inline(always)]

@@ -50,6 +50,17 @@ pub(crate) enum FrameKind {
     Neighbour,
     /// A multicast listener message: for the bridge only.
     Listener,
+    /// A router solicitation: for nobody, but every IPv6 stack sends some when it starts.
+    RouterSolicitation,
+}
+
+impl FrameKind {
+    /// Whether stacks send such frames by themselves and the bridge copies them to every port: refusing one is no
+    /// attempt of anybody's.
+    #[inline(always)]
+    pub(crate) const fn is_chatter(self) -> bool {
+        matches!(self, Self::Listener | Self::RouterSolicitation)
+    }
 }
 
 impl Frame {

@@ -5,7 +5,7 @@ use agent_common::{
     verdict::DropReason,
 };
 
-use super::{ETHERNET, Frame, IPV4, IPV6, byte, halves, high, ipv4, low, neighbour};
+use super::{ETHERNET, Frame, FrameKind, IPV4, IPV6, byte, halves, high, ipv4, low, neighbour};
 use crate::skb::Skb;
 
 /// Length of the header in front of an echo's data or an error's quotation.
@@ -39,6 +39,10 @@ pub(super) fn parse_v6(
     match byte(header[0], 0) {
         kind @ (135 | 136) => {
             neighbour::parse_nd(skb, offset, payload, kind, byte(header[0], 1), hop_limit, frame)
+        }
+        133 => {
+            frame.kind = FrameKind::RouterSolicitation;
+            Err(DropReason::UnsupportedProtocol)
         }
         _ if unspecified => Err(DropReason::InvalidPacket),
         128 => parse_echo(header, true, frame),

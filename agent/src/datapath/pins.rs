@@ -70,7 +70,9 @@ impl Pins {
             path: existing.to_owned(),
             source: source.into(),
         })?;
-        if i64::from(statistics.f_type) != BPF_FS_MAGIC {
+        #[allow(clippy::useless_conversion, reason = "the field is narrower on other machines")]
+        let kind = i64::from(statistics.f_type);
+        if kind != BPF_FS_MAGIC {
             return Err(PinError::NotBpf { path: self.root.clone() });
         }
         for path in [self.root.clone(), self.root.join(LAYOUT), self.maps(), self.links()] {
