@@ -4,5 +4,13 @@
 
 mod bench;
 mod decision;
+mod expiry;
+mod flows;
+mod icmp;
+mod malformed;
+mod observed;
 mod reasons;
+mod rows;
+mod spoofed;
+mod swap;
 mod town;

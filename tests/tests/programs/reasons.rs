@@ -1,47 +1,15 @@
 //! Verdicts and their reasons by hand, so that the decision and its oracle cannot agree on nonsense.
 
-use std::net::IpAddr;
-
 use agent_common::verdict::{Direction, DropReason, Severity};
-use integration_tests::packet::{Payload, Tcp, Udp};
+use integration_tests::packet::{Payload, Tcp};
 
 use crate::bench::{Bench, Row};
+use crate::rows::{between, echo, incoming, outgoing, tcp, udp};
 use crate::town::{
     ADMIN, API, API_2, BACKUP, BRIDGE_1, BRIDGE_2, DB, DB_2, ELSEWHERE, HOST, HOST_ADDRESS, LONER, MAIL, NEW,
     NOBODY, OFFICE, POLICY, RESOLVER, ROGUE, STRAY, UPLINK, WATCH, WEB, delivered_to, gateway, parsed,
     sent_by, v4, v6,
 };
-
-fn tcp(port: u16) -> Payload {
-    Payload::Tcp(Tcp::new(40_000, port))
-}
-
-fn udp(port: u16) -> Payload {
-    Payload::Udp(Udp::new(40_000, port))
-}
-
-fn echo() -> Payload {
-    Payload::Echo { request: true, identifier: 77 }
-}
-
-/// From one port's container to another's, as it arrives there.
-fn between(from: u32, to: u32, payload: &Payload) -> Row {
-    let name = format!("{from} to {to}: {payload:?}");
-    Row::to(to, name, delivered_to(to, v4(from), v4(to), payload)).by(from)
-}
-
-/// From the world to a port's container.
-fn incoming(from: IpAddr, to: u32, payload: &Payload) -> Row {
-    let to_address = if from.is_ipv4() { v4(to) } else { v6(to) };
-    Row::to(to, format!("{from} to {to}: {payload:?}"), delivered_to(to, from, to_address, payload))
-        .by(UPLINK)
-}
-
-/// From a port's container to an address.
-fn outgoing(from: u32, to: IpAddr, payload: &Payload) -> Row {
-    let source = if to.is_ipv4() { v4(from) } else { v6(from) };
-    Row::from(from, format!("{from} to {to}: {payload:?}"), sent_by(from, source, to, payload))
-}
 
 #[test]
 fn between_endpoints_the_receiver_decides() {
@@ -277,7 +245,7 @@ fn an_event_names_rule_parties_and_severity() {
     // `any` would let it in, the entry for this port does not.
     let ran = bench.check(&between(ADMIN, DB, &tcp(5432)).dropped(DropReason::NoRule));
     let rule = &bench.entries.origins[ran.events[0].rule as usize - 1];
-    assert_eq!((rule.rule.as_str(), rule.at.as_str()), ("db.ports[1]", "town.yaml:22"));
+    assert_eq!((rule.rule.as_str(), rule.at.as_str()), ("db.ports[1]", "town.yaml:19"));
     let ran = bench.check(&outgoing(DB, parsed(ELSEWHERE[1]), &tcp(443)).dropped(DropReason::EgressDenied));
     let event = ran.events[0];
     assert_eq!(event.direction, Direction::Egress as u8);
