@@ -318,15 +318,12 @@ fn carry_out(
             return deny(reason, false, true);
         }
     };
-    match again {
-        Some(pointer) => track::renew(pointer, scene.config, observed),
-        None => {
-            if let Err(reason) =
-                track::open(scene.skb, scene.config, key, direction, frame, other.peer, observed)
-            {
-                return Outcome::refuse(reason, *other);
-            }
-        }
+    let remembered = match again {
+        Some(pointer) => track::renew(pointer, scene.config, key, direction, frame, observed),
+        None => track::open(scene.skb, scene.config, key, direction, frame, other.peer, observed),
+    };
+    if let Err(reason) = remembered {
+        return Outcome::refuse(reason, *other);
     }
     match reason {
         Some(reason) if observed => deny(reason, true, again.is_none()),

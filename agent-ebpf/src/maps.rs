@@ -176,16 +176,16 @@ pub(crate) fn remember_attempt(key: &AttemptKey, entry: &AttemptEntry) {
     best_effort(ATTEMPTS.insert(key, entry, ANY));
 }
 
-/// A live or expired entry, and whether it stands among the established ones.
+/// A live or expired entry.
 #[inline(always)]
-pub(crate) fn flow(key: &FlowKey) -> Option<(*mut FlowEntry, bool)> {
+pub(crate) fn flow(key: &FlowKey) -> Option<*mut FlowEntry> {
     // A ping never leaves the opening table.
     if key.protocol != PROTOCOL_ICMP
         && let Some(entry) = FLOWS.get_ptr_mut(key)
     {
-        return Some((entry, true));
+        return Some(entry);
     }
-    FLOWS_OPENING.get_ptr_mut(key).map(|entry| (entry, false))
+    FLOWS_OPENING.get_ptr_mut(key)
 }
 
 /// Remembers a flow that has just been allowed to open.
