@@ -193,6 +193,16 @@ fn what_an_earlier_agent_gave_out_is_kept() {
 }
 
 #[test]
+fn a_slot_that_the_mask_has_no_room_for_is_not_kept() {
+    // Pinned under a wider mask: cut to this one, slot 64 would be slot 0, another port's.
+    let narrow = MarkLayout::new(0xff).unwrap();
+    let mut slots = Slots::new(narrow, &BTreeMap::from([(0, 10), (64, 11)]));
+    let (first, second) = (slots.slot(10).unwrap(), slots.slot(11).unwrap());
+    assert_eq!(first, 0);
+    assert_ne!(narrow.of_slot(first), narrow.of_slot(second));
+}
+
+#[test]
 fn without_a_slot_an_endpoint_is_left_out() {
     let mut host = host();
     host.0.ports =
