@@ -2,7 +2,7 @@
 
 extern crate std;
 
-use std::{vec, vec::Vec};
+use std::vec::Vec;
 
 use proptest::prelude::*;
 
@@ -258,6 +258,6 @@ proptest! {
 
 #[test]
 fn the_flags_of_an_entry_do_not_overlap() {
-    let flags = vec![FIN_LOCAL, FIN_REMOTE, OBSERVED, REVOKED];
+    let flags = [FIN_LOCAL, FIN_REMOTE, OBSERVED, REVOKED];
     assert_eq!(flags.iter().fold(0, |sum, flag| sum | flag).count_ones() as usize, flags.len());
 }

@@ -143,6 +143,28 @@ fn an_error_belongs_to_the_flow_of_what_it_quotes() {
 }
 
 #[test]
+fn an_error_is_sent_from_the_ports_own_address() {
+    let mut bench = Bench::start();
+    for family in 0..2 {
+        let talk = Talk { family, ..Talk::new(WEB, API, 9000) };
+        let (web, api) = (address(WEB, family), address(API, family));
+        bench.check_all(&talk.handshake());
+        let quoted = ip(web, api, &Payload::Tcp(Tcp::new(40_000, 9000)));
+        let sent = |port, name: &str, from| {
+            let frame = Ethernet::new(mac(port), BRIDGE_MAC).ip(&unreachable(from, web, &quoted));
+            Row::from(port, name, frame).perhaps_told()
+        };
+        bench.check_all(&[
+            sent(API, "its own", api),
+            sent(API, "the gateway's", gateway(100, family)).dropped(SpoofedSource),
+            sent(API, "another's", address(DB, family)).dropped(SpoofedSource),
+            sent(STRAY, "an unmanaged one's own", address(STRAY, family)),
+            sent(STRAY, "a covered one's", api).dropped(SpoofedSource),
+        ]);
+    }
+}
+
+#[test]
 fn errors_about_datagrams_and_echoes_pass_too() {
     let mut bench = Bench::start();
     let world = parsed(ELSEWHERE[0]);
