@@ -100,7 +100,7 @@ fn unreachable(from: IpAddr, to: IpAddr, quoted: &[u8]) -> Vec<u8> {
 #[test]
 fn an_error_belongs_to_the_flow_of_what_it_quotes() {
     let mut bench = Bench::start();
-    for family in 0..2 {
+    for (family, elsewhere) in ELSEWHERE.map(parsed).into_iter().enumerate() {
         let talk = Talk { family, ..Talk::new(WEB, API, 9000) };
         let (web, api) = (address(WEB, family), address(API, family));
         bench.check_all(&talk.handshake());
@@ -114,10 +114,7 @@ fn an_error_belongs_to_the_flow_of_what_it_quotes() {
             Row::to(WEB, "the server complains", into(api)).by(API),
             Row::to(WEB, "the host could not forward it", into(router)).by(HOST),
             Row::to(WEB, "somebody else complains", into(api)).by(STRAY).dropped(NotTracked),
-            Row::to(WEB, "the world complains", into(parsed(ELSEWHERE[family])))
-                .by(UPLINK)
-                .dropped(NotTracked)
-                .untold(),
+            Row::to(WEB, "the world complains", into(elsewhere)).by(UPLINK).dropped(NotTracked).untold(),
             Row::to(
                 WEB,
                 "of an unknown flow",
