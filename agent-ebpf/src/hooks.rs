@@ -194,8 +194,11 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
         || match frame.kind {
             FrameKind::Arp | FrameKind::Neighbour => !is_own_claim(scene.port, frame),
             // A covered endpoint's is looked at only if it belongs to no flow: a flow has the addresses that it
-            // was opened with.
-            FrameKind::Flow => !scene.port.is_covered() && !is_own_source(scene.port, frame),
+            // was opened with. An error is found by the addresses that it quotes, which are not its own.
+            FrameKind::Flow => {
+                (!scene.port.is_covered() || matches!(frame.packet.intent, Intent::Error))
+                    && !is_own_source(scene.port, frame)
+            }
             FrameKind::Listener | FrameKind::RouterSolicitation => false,
         };
     if spoofed {
@@ -325,15 +328,12 @@ fn carry_out(
             return deny(reason, false, true);
         }
     };
-    match again {
-        Some(pointer) => track::renew(pointer, scene.config, observed),
-        None => {
-            if let Err(reason) =
-                track::open(scene.skb, scene.config, key, direction, frame, other.peer, observed)
-            {
-                return Outcome::refuse(reason, *other);
-            }
-        }
+    let remembered = match again {
+        Some(pointer) => track::renew(pointer, scene.config, key, direction, frame, observed),
+        None => track::open(scene.skb, scene.config, key, direction, frame, other.peer, observed),
+    };
+    if let Err(reason) = remembered {
+        return Outcome::refuse(reason, *other);
     }
     match reason {
         Some(reason) if observed => deny(reason, true, again.is_none()),
@@ -341,11 +341,11 @@ fn carry_out(
     }
 }
 
-/// A packet's source is the port's own. An ICMP error is filed under the packet that it quotes, whose receiver was
-/// this port's container; without a flow that says so it goes nowhere anyway.
+/// A packet's source is the port's own. That of an ICMP error stands apart: its packet is the one that it quotes.
 #[inline(always)]
 fn is_own_source(port: &Interface, frame: &Frame) -> bool {
-    matches!(frame.packet.intent, Intent::Error) || port.owns(&frame.packet.source)
+    let source = if matches!(frame.packet.intent, Intent::Error) { frame.claim } else { frame.packet.source };
+    port.owns(&source)
 }
 
 /// An address claim by ARP or ND names the port's own addresses and MAC, or asks before it takes one.

@@ -6,7 +6,7 @@
 use core::{arch::asm, mem::MaybeUninit};
 
 use agent_common::{
-    config::Config,
+    config::{Config, MAX_SLOTS},
     counter::{DeniedCount, DeniedKey, TOTALS as TOTAL_COUNT, Total},
     decision::Attempt,
     endpoint::{Destination, Interface, InterfaceKind},
@@ -31,7 +31,7 @@ static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(16_384, 0);
 /// Agent writes: slot of a mark → ifindex of the port, 0 for none.
 #[map]
-static SLOTS: Array<u32> = Array::with_max_entries(16_384, 0);
+static SLOTS: Array<u32> = Array::with_max_entries(MAX_SLOTS, 0);
 /// Agent writes; an address that does not fit would be the world, so the agent refuses to go on without it.
 #[map]
 static DESTINATIONS: LpmTrie<[u32; 4], Destination> = LpmTrie::with_max_entries(65_536, 0);
@@ -176,16 +176,16 @@ pub(crate) fn remember_attempt(key: &AttemptKey, entry: &AttemptEntry) {
     best_effort(ATTEMPTS.insert(key, entry, ANY));
 }
 
-/// A live or expired entry, and whether it stands among the established ones.
+/// A live or expired entry.
 #[inline(always)]
-pub(crate) fn flow(key: &FlowKey) -> Option<(*mut FlowEntry, bool)> {
+pub(crate) fn flow(key: &FlowKey) -> Option<*mut FlowEntry> {
     // A ping never leaves the opening table.
     if key.protocol != PROTOCOL_ICMP
         && let Some(entry) = FLOWS.get_ptr_mut(key)
     {
-        return Some((entry, true));
+        return Some(entry);
     }
-    FLOWS_OPENING.get_ptr_mut(key).map(|entry| (entry, false))
+    FLOWS_OPENING.get_ptr_mut(key)
 }
 
 /// Remembers a flow that has just been allowed to open.

@@ -30,7 +30,7 @@ pub(crate) struct Frame {
     /// The addresses are those of the IP header for every IP frame; the rest only counts for
     /// [`FrameKind::Flow`].
     pub(crate) packet: Packet,
-    /// For ARP and ND: the address that the frame says belongs to `claim_mac`.
+    /// For ARP and ND: the address that the frame says belongs to `claim_mac`. For ICMP errors: who sends it.
     pub(crate) claim: Address,
     pub(crate) claim_mac: Mac,
     /// Room for headers that are too long for the stack.

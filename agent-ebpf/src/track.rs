@@ -44,7 +44,7 @@ pub(crate) fn track(
     if matches!(frame.packet.intent, Intent::Open) {
         return Tracked::None;
     }
-    let Some((pointer, established)) = maps::flow(key) else {
+    let Some(pointer) = maps::flow(key) else {
         return Tracked::None;
     };
     // SAFETY: the pointer is into a map value, which stays readable while the program runs. Another CPU may write
@@ -60,19 +60,6 @@ pub(crate) fn track(
     if entry.revision != config.revision || entry.flags & (OBSERVED | REVOKED) != 0 {
         return Tracked::Again(pointer);
     }
-    follow(key, direction, frame, entry, established, now)
-}
-
-/// Refreshes and advances a flow whose packet is allowed.
-#[inline(always)]
-fn follow(
-    key: &FlowKey,
-    direction: Direction,
-    frame: &Frame,
-    entry: &mut FlowEntry,
-    established: bool,
-    now: u64,
-) -> Tracked {
     if matches!(frame.packet.intent, Intent::Error) {
         return Tracked::Current;
     }
@@ -80,15 +67,19 @@ fn follow(
     if now.wrapping_sub(entry.last_seen) > 1_000_000_000 {
         entry.last_seen = now;
     }
-    let step = entry.advance(key.protocol, direction, frame.packet.tcp_flags);
-    if matches!(step, Step::Establish) && !established {
-        let mut moved = *entry;
-        moved.last_seen = now;
-        if maps::establish_flow(key, &moved).is_err() {
-            return Tracked::Full;
-        }
+    if advance(key, direction, frame, entry, now) { Tracked::Current } else { Tracked::Full }
+}
+
+/// Advances a flow whose packet is allowed; false if there is no room for it.
+#[inline(always)]
+fn advance(key: &FlowKey, direction: Direction, frame: &Frame, entry: &mut FlowEntry, now: u64) -> bool {
+    // An entry in the established table never says so again.
+    if matches!(entry.advance(key.protocol, direction, frame.packet.tcp_flags), Step::Stay) {
+        return true;
     }
-    Tracked::Current
+    let mut moved = *entry;
+    moved.last_seen = now;
+    maps::establish_flow(key, &moved).is_ok()
 }
 
 /// Whether a packet comes from the flow's peer, so that a reused address inherits nothing.
@@ -116,11 +107,29 @@ fn is_from_peer(skb: Skb, config: &Config, entry: &mut FlowEntry, intent: Intent
     true
 }
 
-/// Takes up a flow again that the revision in force allows, or only observes.
+/// Takes up a flow again that the revision in force allows, or only observes, and follows the packet like any other.
 #[inline(always)]
-pub(crate) fn renew(pointer: *mut FlowEntry, config: &Config, observed: bool) {
+pub(crate) fn renew(
+    pointer: *mut FlowEntry,
+    config: &Config,
+    key: &FlowKey,
+    direction: Direction,
+    frame: &Frame,
+    observed: bool,
+) -> Result<(), DropReason> {
     // SAFETY: as in `track`; these are plain stores of values that are right whoever wins.
     let entry = unsafe { &mut *pointer };
+    refresh(entry, config, observed);
+    if matches!(frame.packet.intent, Intent::Error) || advance(key, direction, frame, entry, entry.last_seen)
+    {
+        Ok(())
+    } else {
+        Err(DropReason::TableFull)
+    }
+}
+
+#[inline(always)]
+fn refresh(entry: &mut FlowEntry, config: &Config, observed: bool) {
     entry.flags = (entry.flags & !(OBSERVED | REVOKED)) | if observed { OBSERVED } else { 0 };
     entry.revision = config.revision;
     entry.last_seen = now();
@@ -150,7 +159,7 @@ pub(crate) fn open(
     observed: bool,
 ) -> Result<(), DropReason> {
     let now = now();
-    if let Some((pointer, _)) = maps::flow(key) {
+    if let Some(pointer) = maps::flow(key) {
         // SAFETY: as in `track`.
         let entry = unsafe { &mut *pointer };
         // A late copy of the SYN must not push a living connection back to where a flood could evict it.
@@ -160,7 +169,7 @@ pub(crate) fn open(
             && !entry.is_expired(key.protocol, now, &config.timeouts)
             && matches!(frame.packet.intent, Intent::Open)
         {
-            renew(pointer, config, observed);
+            refresh(entry, config, observed);
             return Ok(());
         }
     }

@@ -1,6 +1,9 @@
 //! What the integration tests share: the agent's binary, one Docker lab for a whole test program, assertions on a
 //! matrix. The labs themselves are in the `lab` crate.
 
+pub mod bpffs;
+pub mod packet;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

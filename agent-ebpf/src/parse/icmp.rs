@@ -89,6 +89,7 @@ fn parse_error_v4(skb: Skb, offset: usize, payload: u32, frame: &mut Frame) -> R
     if !ipv4::is_plain(&quoted) || Address::from_ipv4_be(quoted[3]) != frame.packet.destination {
         return Err(DropReason::InvalidPacket);
     }
+    frame.claim = frame.packet.source;
     frame.packet.source = Address::from_ipv4_be(quoted[4]);
     quote(&mut frame.packet, byte(quoted[2], 1), [8, 0], [quoted[5], quoted[6]])
 }
@@ -103,6 +104,7 @@ fn parse_error_v6(skb: Skb, offset: usize, payload: u32, frame: &mut Frame) -> R
     if byte(first, 0) >> 4 != 6 || Address::from_words([quoted[1], quoted[2]]) != frame.packet.destination {
         return Err(DropReason::InvalidPacket);
     }
+    frame.claim = frame.packet.source;
     frame.packet.source = Address::from_words([quoted[3], quoted[4]]);
     let protocol = match byte(second, 2) {
         PROTOCOL_ICMPV6 => PROTOCOL_ICMP,

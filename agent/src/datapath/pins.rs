@@ -29,7 +29,7 @@ pub enum PinError {
 }
 
 /// The magic number of a BPF file system (linux/magic.h).
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 
 impl Pins {
     #[must_use]
@@ -70,9 +70,7 @@ impl Pins {
             path: existing.to_owned(),
             source: source.into(),
         })?;
-        #[allow(clippy::useless_conversion, reason = "the field is narrower on other machines")]
-        let kind = i64::from(statistics.f_type);
-        if kind != BPF_FS_MAGIC {
+        if statistics.f_type != BPF_FS_MAGIC {
             return Err(PinError::NotBpf { path: self.root.clone() });
         }
         for path in [self.root.clone(), self.root.join(LAYOUT), self.maps(), self.links()] {
