@@ -100,9 +100,11 @@ impl Daemon {
 
     /// Waits until a metric has a value.
     pub fn wait_for_metric(&self, name: &str, wanted: f64) -> Result<()> {
-        wait_for(&format!("`{name}` {wanted}"), SOON, || {
-            Ok((self.metric(name, &[])? == wanted).then_some(()))
-        })
+        wait_for(
+            &format!("`{name}` {wanted}"),
+            SOON,
+            || Ok((self.metric(name, &[])? == wanted).then_some(())),
+        )
         .with_context(|| format!("the agent's last words:\n{}", self.log()))
     }
 

@@ -49,7 +49,7 @@ fn a_policy_with_a_mistake_does_not_start_an_agent() {
             POLICY.replace("from: [web]", "from: [192.0.2.0/33]"),
             vec!["`192.0.2.0/33`".into(), format!("policy/shop.yaml:{}:", line("[web]")), "hint:".into()],
         ),
-        (String::new(), vec!["policy/shop.yaml".into(), "empty".into()]),
+        (String::new(), vec!["policy/shop.yaml".into(), "holds no policy".into(), "hint:".into()]),
     ];
     for (text, words) in cases {
         let refusal = refused_policy(&lab, &text);
@@ -94,7 +94,9 @@ fn policies_that_cannot_be_read_do_not_start_an_agent() {
         "hint:",
     ]);
     // What the file system will not give, root cannot read either.
-    lab.refusal(&["--policy", "/proc/self/mem"]).unwrap().assert_refused(&["failed to read", "/proc/self/mem"]);
+    lab.refusal(&["--policy", "/proc/self/mem"])
+        .unwrap()
+        .assert_refused(&["failed to read", "/proc/self/mem"]);
 }
 
 #[test]
@@ -119,8 +121,9 @@ fn settings_with_a_mistake_are_refused_with_their_place() {
 #[test]
 fn a_port_that_is_taken_is_named() {
     let lab = SmallLab::start().unwrap();
-    let _taken =
-        within(&lab.host().path(), || TcpListener::bind(std::net::SocketAddr::from(LISTEN))).unwrap().unwrap();
+    let _taken = within(&lab.host().path(), || TcpListener::bind(std::net::SocketAddr::from(LISTEN)))
+        .unwrap()
+        .unwrap();
     lab.refusal(&[]).unwrap().assert_refused(&["127.0.0.1:10477", "hint:", "--listen"]);
 }
 
@@ -162,7 +165,11 @@ fn a_state_directory_that_is_damaged_or_cannot_be_written_is_refused() {
         "--state-dir",
     ]);
     // Root may write everywhere but on a file system that nobody may write to.
-    lab.refusal(&["--state-dir", "/sys/kernel"]).unwrap().assert_refused(&["/sys/kernel", "hint:", "--state-dir"]);
+    lab.refusal(&["--state-dir", "/sys/kernel"]).unwrap().assert_refused(&[
+        "/sys/kernel",
+        "hint:",
+        "--state-dir",
+    ]);
     assert_eq!(files_below(&lab.pins()), Vec::<PathBuf>::new());
 }
 
@@ -211,14 +218,19 @@ fn another_user_is_told_that_rights_are_missing() {
 fn a_pin_directory_outside_of_a_bpf_file_system_is_refused() {
     let lab = SmallLab::start().unwrap();
     let elsewhere = lab.path().join("state/pins");
-    lab.refusal(&["--pin-dir", &elsewhere.display().to_string()])
-        .unwrap()
-        .assert_refused(&["state/pins", "BPF file system", "hint:", "mount -t bpf"]);
+    lab.refusal(&["--pin-dir", &elsewhere.display().to_string()]).unwrap().assert_refused(&[
+        "state/pins",
+        "BPF file system",
+        "hint:",
+        "mount -t bpf",
+    ]);
     assert!(!elsewhere.exists());
     // The default's own place, with something else mounted on it where only this process sees it.
     let script = "mount -t tmpfs tmpfs /sys/fs/bpf && exec \"$0\" \"$@\"";
-    let mut command =
-        lab.command_behind(&["unshare", "--mount", "sh", "-c", script], &["--pin-dir", "/sys/fs/bpf/portcullis"]);
+    let mut command = lab.command_behind(
+        &["unshare", "--mount", "sh", "-c", script],
+        &["--pin-dir", "/sys/fs/bpf/portcullis"],
+    );
     Refusal::of(&mut command).unwrap().assert_refused(&[
         "/sys/fs/bpf/portcullis",
         "BPF file system",
