@@ -15,12 +15,17 @@ use std::{
 use tokio::sync::watch as channel;
 
 use self::{policies::Policies, registry::Registry};
-pub use self::{policies::PolicyError, registry::RegistryError, watch::PolicyWatch};
+pub use self::{
+    policies::{BY_SIGNAL, PolicyError},
+    registry::RegistryError,
+    watch::PolicyWatch,
+};
 use crate::{
     config::Settings,
     datapath::{Datapath, DatapathError},
     inventory::{self, snapshot::Snapshot},
     policy::{entries::Entries, resolve::ResolveError},
+    service,
     state::AgentState,
     telemetry::Telemetry,
 };
@@ -118,9 +123,11 @@ impl Reconciler {
                 self.pass();
             }
             Event::Reload { reason } => {
+                service::reloading(&self.state.borrow());
                 if self.policies.reload(reason) {
                     self.pass();
                 }
+                service::reloaded(&self.state.borrow());
             }
             Event::Tick => {
                 self.collect_flows();
