@@ -44,6 +44,8 @@ pub enum StartError {
     Telemetry(#[from] TelemetryError),
     #[error("failed to follow interfaces")]
     Netlink(#[from] NetlinkError),
+    #[error("the inventory has ended, which is a defect; what is enforced stays enforced")]
+    InventoryEnded,
     #[error("failed to write events to `{target}`")]
     Events { target: String, source: io::Error },
     #[error("failed to {verb}")]
@@ -128,7 +130,9 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     tokio::spawn(service::ready(state.clone()));
 
     let reconciler = Reconciler::new(datapath, policies, registry, sender, telemetry);
-    let reconciler = reconcile::run(reconciler, inventory.updates(), reloads, stop).await;
+    let reconciler = reconcile::run(reconciler, inventory.updates(), reloads, stop)
+        .await
+        .ok_or(StartError::InventoryEnded)?;
     service::stopping();
     tracing::info!("stopping; what is enforced stays enforced, `portcullis detach` removes it");
     // Destructors of the datapath have no business here: links are pinned, filters stay.

@@ -113,13 +113,13 @@ impl Policies {
         self.previous = None;
     }
 
-    /// The policy does not fit this host or its kernel: back to the last one that did.
-    pub(super) fn failed_to_apply(&mut self, error: &str) {
-        if let Some((texts, set)) = self.previous.take() {
-            self.texts = texts;
-            self.set = set;
-            self.fail(error.to_owned());
-        }
+    /// The policy does not fit this host or its kernel: back to the last one that did, if there is one.
+    pub(super) fn failed_to_apply(&mut self, error: &str) -> bool {
+        let Some((texts, set)) = self.previous.take() else { return false };
+        self.texts = texts;
+        self.set = set;
+        self.fail(error.to_owned());
+        true
     }
 
     fn fail(&mut self, error: String) {
