@@ -132,10 +132,14 @@ fn a_second_agent_in_the_place_of_a_living_one_is_refused_and_changes_nothing() 
     let lab = SmallLab::start().unwrap();
     let agent = lab.run(&[]).unwrap();
     let other_port = ["--listen", "127.0.0.1:10478"];
-    lab.refusal(&other_port).unwrap().assert_refused(&["control.sock", "another agent", "hint:"]);
-    let other_socket = lab.path().join("other.sock").display().to_string();
-    let flags = [&other_port[..], &["--control", &other_socket]].concat();
-    lab.refusal(&flags).unwrap().assert_refused(&["another agent", "hint:"]);
+    let [state, socket] =
+        ["other-state", "other.sock"].map(|name| lab.path().join(name).display().to_string());
+    // What they share is named, one thing after the other.
+    lab.refusal(&other_port).unwrap().assert_refused(&["another agent", "/state`", "hint:"]);
+    let flags = [&other_port[..], &["--state-dir", &state]].concat();
+    lab.refusal(&flags).unwrap().assert_refused(&["another agent", "control.sock", "hint:"]);
+    let flags = [&flags[..], &["--control", &socket]].concat();
+    lab.refusal(&flags).unwrap().assert_refused(&["another agent", "/bpf/portcullis`", "hint:"]);
     assert_eq!(agent.get("/readyz").unwrap().0, 200);
     assert!(lab.reaches("web", "api", 8000).unwrap());
     assert!(!lab.reaches("web", "db", 5432).unwrap());

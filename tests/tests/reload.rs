@@ -171,6 +171,43 @@ fn a_tighter_policy_cuts_connections_and_a_looser_one_needs_no_new_ones() {
     assert!(lab.reaches("web", "db", 5432).unwrap());
 }
 
+/// A valid policy that is too large for the kernel's tables is refused whole, told once, and the agent stays ready.
+#[test]
+fn a_policy_that_does_not_fit_into_the_kernel_changes_nothing() {
+    let lab = SmallLab::start().unwrap();
+    let agent = lab.run(&[]).unwrap();
+    let revision = agent.revision().unwrap();
+    let mut open = lab.connect("web", "api", 8000).unwrap().unwrap();
+    // Half of the table and more: one fits, but not beside another.
+    let huge = |policy: &str| {
+        let networks = (0..250).map(|number| format!("\"2001:db8:{number:x}::/48\""));
+        let many = networks.collect::<Vec<_>>().join(", ");
+        let services: String =
+            (0..300).map(|number| format!("  s{number}: {{ ports: [80/tcp], from: [many] }}\n")).collect();
+        policy.replace("services:\n", &format!("groups: {{ many: [{many}] }}\nservices:\n{services}"))
+    };
+    lab.write_policy(&huge(POLICY)).unwrap();
+    let revision = agent.wait_for_another_revision(revision).unwrap();
+    assert!(!lab.reaches("web", "db", 5432).unwrap());
+    lab.write_policy(&huge(&loose())).unwrap();
+    agent.wait_for_metric(RELOADED, 0.0).unwrap();
+    std::thread::sleep(QUIET);
+    assert_eq!(agent.logged("state not applied"), 1, "{}", agent.log());
+    assert_eq!(agent.logged("which has room for"), 1, "{}", agent.log());
+    // What does not touch the policy still gets into the kernel.
+    lab.host().ip("address add 198.18.8.1/24 dev lab0").unwrap();
+    std::thread::sleep(QUIET);
+    assert_eq!(agent.logged("state not applied"), 1, "{}", agent.log());
+    assert_eq!(agent.get("/readyz").unwrap().0, 200);
+    assert_eq!(agent.revision().unwrap(), revision);
+    assert!(answers(&mut open));
+    assert!(!lab.reaches("web", "db", 5432).unwrap());
+    lab.write_policy(&loose()).unwrap();
+    agent.wait_for_another_revision(revision).unwrap();
+    assert_eq!(agent.metric(RELOADED, &[]).unwrap(), 1.0);
+    assert!(lab.reaches("web", "db", 5432).unwrap());
+}
+
 /// Lines move without an entry changing: the revision stays, and events name the new line.
 #[test]
 fn comments_move_no_revision_but_the_lines_that_events_name() {
