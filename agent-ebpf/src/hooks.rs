@@ -10,6 +10,7 @@ use agent_common::{
 };
 
 use crate::{
+    diagnose,
     identify::{self, Side},
     maps::{self, Policy, Scratch},
     parse::{self, Frame, FrameKind},
@@ -78,7 +79,10 @@ pub(crate) fn run(skb: Skb, hook: Hook) -> Verdict {
     };
     let port = maps::port(skb.ifindex());
     let outcome = match port {
-        None => not_ready(skb, &mut scratch.frame),
+        None => {
+            diagnose::port_without_entry(skb.ifindex());
+            not_ready(skb, &mut scratch.frame)
+        }
         Some(port) => {
             let scene = Scene { skb, config, port, own: Side::of_port(skb.ifindex(), port).party };
             match hook {
@@ -219,7 +223,10 @@ fn flow(scene: &Scene, scratch: &mut Scratch, direction: Direction) -> Outcome {
     // The question is always about the packet that opened the flow, whichever way this one goes.
     let (again, opened, other) = match tracked {
         Tracked::Current => return Outcome::FORWARD,
-        Tracked::Full => return Outcome::refuse(DropReason::TableFull, Side::UNKNOWN),
+        Tracked::Full => {
+            diagnose::flow_not_kept(scene.skb.ifindex());
+            return Outcome::refuse(DropReason::TableFull, Side::UNKNOWN);
+        }
         Tracked::Again(pointer) => {
             // SAFETY: as in `track::track`.
             let (opened, peer) = unsafe { ((*pointer).opened, (*pointer).peer) };
@@ -275,6 +282,7 @@ fn cannot_open(
     match direction {
         Direction::Ingress => {
             if !other.is_known() {
+                diagnose::unknown_sender(scene.skb.ifindex(), scene.skb.ingress_ifindex(), scene.skb.mark());
                 return Some(DropReason::UnknownSource);
             }
             if !scene.port.owns(&key.local) {
@@ -320,6 +328,7 @@ fn carry_out(
             let reason = match again {
                 Some(pointer) => {
                     track::revoke(pointer, scene.config);
+                    diagnose::flow_revoked(scene.skb.ifindex(), scene.config.revision);
                     DropReason::Revoked
                 }
                 None if elsewhere => return Outcome::FORWARD,
@@ -333,6 +342,7 @@ fn carry_out(
         None => track::open(scene.skb, scene.config, key, direction, frame, other.peer, observed),
     };
     if let Err(reason) = remembered {
+        diagnose::flow_not_kept(scene.skb.ifindex());
         return Outcome::refuse(reason, *other);
     }
     match reason {
