@@ -178,7 +178,8 @@ pub(crate) fn open(
         state: FlowState::Opening as u8,
         opened: direction as u8,
         flags: if observed { OBSERVED } else { 0 },
-        _pad: [0; 5],
+        _pad: 0,
+        _pad2: 0,
     };
     maps::open_flow(key, &entry).or(Err(DropReason::TableFull))
 }
