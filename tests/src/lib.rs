@@ -1,7 +1,9 @@
 //! What the integration tests share: the agent's binary, one Docker lab for a whole test program, assertions on a
 //! matrix. The labs themselves are in the `lab` crate.
 
+pub mod bridges;
 pub mod verifier;
+pub mod watch;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
