@@ -12,7 +12,7 @@ use tokio::{
 use crate::{
     config::{Inventory, Settings},
     control::{self, BindError, ControlSocket},
-    datapath::{Datapath, DatapathError, Options, counters::Counters, streams::Events},
+    datapath::{Datapath, DatapathError, Options, counters::Counters, kernel, streams::Events},
     events::{self, EventPipeline, queue::EventQueue, recent::Recent, sink::Target},
     http,
     inventory::{self, netlink::NetlinkError},
@@ -58,6 +58,9 @@ impl StartError {
             Self::Listen(error) => error.hint(),
             Self::Control(error) => error.hint().map(|hint| hint.to_string()),
             Self::Datapath(error) => error.hint(),
+            Self::Events { .. } => {
+                Some("`--events` takes `-`, `journald` or a file that can be written".to_owned())
+            }
             _ => None,
         }
     }
@@ -65,7 +68,9 @@ impl StartError {
 
 /// Runs the agent until it is told to stop. What is enforced stays enforced.
 pub async fn run(settings: Settings) -> Result<(), StartError> {
-    // Everything that can be wrong is looked at before the kernel is touched.
+    // Everything that can be wrong is looked at before the kernel is touched. Rights come first: without them the
+    // rest cannot even be read, and would be blamed for it.
+    kernel::probe().map_err(DatapathError::from)?;
     let policies = reconcile::load_policies(&settings)?;
     let registry = reconcile::load_registry(&settings)?;
     let listener = server::bind(settings.listen).await?;

@@ -10,6 +10,7 @@ pub mod pins;
 pub mod plan;
 pub mod streams;
 
+mod link;
 mod writer;
 
 pub use writer::{Datapath, DatapathError, Options};

@@ -7,6 +7,7 @@ mod registry;
 mod watch;
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -65,6 +66,8 @@ pub struct Reconciler {
     state: channel::Sender<Arc<AgentState>>,
     telemetry: Arc<Telemetry>,
     last_error: Option<String>,
+    /// What the last pass complained of.
+    complaints: BTreeSet<String>,
 }
 
 impl std::fmt::Debug for Reconciler {
@@ -103,6 +106,7 @@ impl Reconciler {
             state,
             telemetry,
             last_error: None,
+            complaints: BTreeSet::new(),
         }
     }
 
@@ -132,9 +136,10 @@ impl Reconciler {
     fn pass(&mut self) {
         let Some(update) = self.update.clone() else { return };
         self.unfinished = false;
+        let mut complaints = BTreeSet::new();
         // First of all: a port with a program and nothing else is denied.
-        for error in self.datapath.attach(&update.snapshot) {
-            tracing::warn!(error = %Chain(&error), "port not attached");
+        for error in self.datapath.attach(&update.snapshot, update.complete) {
+            complaints.insert(format!("port not attached: {}", Chain(&error)));
             self.unfinished = true;
         }
         // Until the inventory has been read whole once, what an earlier agent pinned knows better.
@@ -152,6 +157,15 @@ impl Reconciler {
                 }
             }
         }
+        for left_out in self.datapath.left_out() {
+            let (container, reason) = (&left_out.container, &left_out.reason);
+            complaints.insert(format!("endpoint `{container}` left without rights: {reason}"));
+        }
+        // What is tried again every second is told once.
+        for complaint in complaints.difference(&self.complaints) {
+            tracing::warn!("{complaint}");
+        }
+        self.complaints = complaints;
         self.publish();
     }
 
@@ -173,9 +187,6 @@ impl Reconciler {
             if self.datapath.is_ready(ifindex) {
                 self.telemetry.observe_enforce_delay(update.seen.elapsed());
             }
-        }
-        for left_out in self.datapath.left_out() {
-            tracing::warn!(container = %left_out.container, reason = %left_out.reason, "endpoint left without rights");
         }
         self.applied = Some((Arc::clone(&update.snapshot), Arc::new(entries)));
         Ok(())

@@ -1,15 +1,31 @@
-//! `portcullis detach`: takes everything out of the kernel again. Needs no running agent.
+//! `portcullis detach`: takes everything out of the kernel again. Needs no running agent, and ends one.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    fs, io,
+    os::unix::{fs::MetadataExt, net::UnixStream},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
+use rustix::{
+    net::sockopt::socket_peercred,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 
 use super::output;
 use crate::{
-    config,
-    datapath::{attach, pins::Pins},
+    config, control,
+    datapath::{
+        attach,
+        pins::{Lock, PinError, Pins},
+    },
     reconcile::Chain,
 };
+
+/// How long a running agent may take to end.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Arguments of `detach`.
 #[derive(Debug, Args)]
@@ -17,23 +33,99 @@ pub(super) struct DetachArgs {
     /// Where programs, links and maps are pinned
     #[arg(long, value_name = "DIR", default_value = config::DEFAULT_PIN_DIR)]
     pin_dir: PathBuf,
+    /// The control socket of the agent, which is stopped if it is running
+    #[arg(long, value_name = "PATH", default_value = control::DEFAULT_PATH, env = "PORTCULLIS_CONTROL")]
+    control: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum DetachError {
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    #[error("an agent is running with the pins in `{}`, and it is not the one that answers on `{}`", pins.display(), control.display())]
+    Elsewhere { pins: PathBuf, control: PathBuf },
+    #[error("failed to stop the agent, process {pid}")]
+    Stop { pid: u32, source: io::Error },
+    #[error("the agent, process {pid}, did not end within {PATIENCE:?}")]
+    Alive { pid: u32 },
+}
+
+impl DetachError {
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Elsewhere { .. } => "stop it first, or name its socket with `--control`",
+            Self::Alive { .. } => "stop it with `systemctl stop portcullis`, then detach again",
+            Self::Pins(_) | Self::Stop { .. } => "run as root",
+        }
+    }
 }
 
 /// 0 if nothing of ours is left, 2 if that could not be done.
 #[must_use]
 pub(super) fn run(args: &DetachArgs) -> ExitCode {
-    let pins = Pins::new(&args.pin_dir);
-    let filters = attach::detach_filters(&pins);
-    match pins.remove() {
-        Ok(0) if filters == 0 => output::finish("nothing was attached\n", output::CLEAN),
-        Ok(removed) => output::finish(
-            &format!("removed {removed} pins and {filters} filters; nothing is enforced any more\n"),
+    match detach(&Pins::new(&args.pin_dir), &args.control) {
+        Ok((0, 0)) => output::finish("nothing was attached\n", output::CLEAN),
+        Ok((pins, filters)) => output::finish(
+            &format!(
+                "removed {pins} pins and filters of {filters} interfaces; nothing is enforced any more\n"
+            ),
             output::CLEAN,
         ),
         Err(error) => {
-            output::note(&format!("error: {}", Chain(&error)));
-            output::note("\nhint: run as root");
+            output::note(&format!("error: {}\n\nhint: {}", Chain(&error), error.hint()));
             ExitCode::from(output::UNKNOWN)
         }
     }
+}
+
+/// The numbers of pins and of interfaces with filters that were removed.
+fn detach(pins: &Pins, control: &Path) -> Result<(usize, usize), DetachError> {
+    let Some(_lock) = take_over(pins, control)? else { return Ok((0, 0)) };
+    let filters = attach::detach_filters(pins);
+    Ok((pins.remove()?, filters))
+}
+
+/// Ends the agent that uses the pins, if there is one: it would put its programs onto the next port. `None` if there
+/// are no pins at all.
+fn take_over(pins: &Pins, control: &Path) -> Result<Option<Lock>, DetachError> {
+    if !pins.root().exists() {
+        return Ok(None);
+    }
+    match pins.lock() {
+        Err(PinError::InUse { .. }) => {}
+        lock => return Ok(Some(lock?)),
+    }
+    let elsewhere = || DetachError::Elsewhere { pins: pins.root().to_owned(), control: control.to_owned() };
+    let stream = UnixStream::connect(control).map_err(|_nobody| elsewhere())?;
+    let agent = socket_peercred(&stream).map_err(|_gone| elsewhere())?.pid;
+    let pid = agent.as_raw_pid().unsigned_abs();
+    // Held from before the question whether it is the right one, so that the number cannot become another's.
+    let failed = |error: rustix::io::Errno| DetachError::Stop { pid, source: error.into() };
+    let process = pidfd_open(agent, PidfdFlags::empty()).map_err(failed)?;
+    if !has_open(agent, pins.root()) {
+        return Err(elsewhere());
+    }
+    pidfd_send_signal(&process, Signal::TERM).map_err(failed)?;
+    drop(stream);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match pins.lock() {
+            Err(PinError::InUse { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(PinError::InUse { .. }) => return Err(DetachError::Alive { pid }),
+            lock => return Ok(Some(lock?)),
+        }
+    }
+}
+
+/// Whether a process has a directory open, which an agent has its pin directory.
+fn has_open(process: Pid, directory: &Path) -> bool {
+    let identity = |path: &Path| fs::metadata(path).map(|data| (data.dev(), data.ino())).ok();
+    let wanted = identity(directory);
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", process.as_raw_pid()));
+    wanted.is_some()
+        && descriptors.is_ok_and(|entries| {
+            entries.filter_map(Result::ok).any(|entry| identity(&entry.path()) == wanted)
+        })
 }

@@ -3,12 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::CString,
     fs, io,
-    os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
     path::{Path, PathBuf},
 };
 
@@ -21,9 +16,11 @@ use aya::{
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
     },
 };
+use rustix::net::{AddressFamily, SocketType, netdevice::name_to_index, socket};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    link,
     loader::{self, LoadError},
     pins::{PinError, Pins},
 };
@@ -114,8 +111,15 @@ impl Attachments {
                 Via::Clsact => attach_clsact(program, port, hook)?,
             }
         }
-        if self.via == Via::Clsact {
-            self.filters.insert(port.ifindex, port.name.clone());
+        // An earlier agent may have been told to attach the other way: one pair of programs counts a packet once.
+        match self.via {
+            Via::Tcx => drop(detach_clsact(&port.name)),
+            Via::Clsact => {
+                for hook in Hook::ALL {
+                    remove_link(&self.pins.link(port.ifindex, hook))?;
+                }
+                self.filters.insert(port.ifindex, port.name.clone());
+            }
         }
         Ok(())
     }
@@ -151,13 +155,23 @@ impl Attachments {
                 continue;
             }
             let dead = !existing.contains(&ifindex)
-                || pinned_ifindex(&path).is_ok_and(|linked| linked != Some(ifindex));
+                || link::ifindex(&path).is_ok_and(|linked| linked != Some(ifindex));
             if dead {
                 fs::remove_file(&path).map_err(|source| AttachError::Io { verb: "remove", path, source })?;
             }
         }
         Ok(())
     }
+}
+
+/// Takes a link off its interface and removes its pin.
+fn remove_link(path: &Path) -> Result<(), AttachError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let failed = |verb| move |source| AttachError::Io { verb, path: path.to_owned(), source };
+    link::detach(path).map_err(failed("detach"))?;
+    fs::remove_file(path).map_err(failed("remove"))
 }
 
 fn attach_tcx(
@@ -181,7 +195,7 @@ fn attach_tcx(
     let link = FdLink::try_from(link).map_err(|source| AttachError::Link { path: path.clone(), source })?;
     let link = link.pin(&path).map_err(|source| AttachError::Pin { path: path.clone(), source })?;
     // aya attaches by name; a rename in between would have put the program onto another interface.
-    let linked = pinned_ifindex(&path).map_err(|source| AttachError::Io { verb: "look at", path, source })?;
+    let linked = link::ifindex(&path).map_err(|source| AttachError::Io { verb: "look at", path, source })?;
     if linked == Some(port.ifindex) {
         return Ok(link);
     }
@@ -196,7 +210,7 @@ fn adopt(path: &Path, ifindex: u32) -> Result<Option<SchedClassifierLink>, Attac
     }
     let failed = |source| AttachError::Link { path: path.to_owned(), source };
     let io_failed = |verb| move |source| AttachError::Io { verb, path: path.to_owned(), source };
-    if pinned_ifindex(path).map_err(io_failed("look at"))? == Some(ifindex) {
+    if link::ifindex(path).map_err(io_failed("look at"))? == Some(ifindex) {
         let link = FdLink::from(PinnedLink::from_pin(path).map_err(failed)?);
         return SchedClassifierLink::try_from(link).map(Some).map_err(failed);
     }
@@ -248,20 +262,14 @@ pub fn detach_clsact(interface: &str) -> bool {
     found
 }
 
-/// Takes the filters of an agent that attached by clsact off every interface of this network namespace. Returns how
-/// many interfaces had some. Does nothing if the pins are not those of such an agent.
+/// Takes our filters off every interface of this network namespace. Returns how many interfaces had some. Does
+/// nothing where no agent has pinned its maps.
 #[must_use]
 pub fn detach_filters(pins: &Pins) -> usize {
-    let by_clsact = pins.maps().is_dir() && pins.pinned_links().is_ok_and(|links| links.is_empty());
-    if !by_clsact {
+    if !pins.maps().is_dir() {
         return 0;
     }
-    let Ok(interfaces) = fs::read_dir("/sys/class/net") else { return 0 };
-    interfaces
-        .filter_map(Result::ok)
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| detach_clsact(name))
-        .count()
+    interfaces().iter().filter(|name| detach_clsact(name)).count()
 }
 
 const fn attach_type(hook: Hook) -> TcAttachType {
@@ -271,36 +279,16 @@ const fn attach_type(hook: Hook) -> TcAttachType {
     }
 }
 
-fn interface_index(name: &str) -> Option<u32> {
-    fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).ok()?.trim().parse().ok()
+/// The number of the interface that has this name now.
+pub(super) fn interface_index(name: &str) -> Option<u32> {
+    let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
+    name_to_index(&socket, name).ok()
 }
 
-/// The interface of a pinned link, from the kernel's own account of the descriptor; `None` for one whose device is
-/// gone. aya keeps a link's descriptor to itself, so the pin is opened once more.
-fn pinned_ifindex(path: &Path) -> io::Result<Option<u32>> {
-    let link = bpf_object(path)?;
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
-    let ifindex =
-        info.lines().find_map(|line| line.strip_prefix("ifindex:")).and_then(|text| text.trim().parse().ok());
-    Ok(ifindex.filter(|&ifindex| ifindex != 0))
-}
-
-/// Opens a pin: `BPF_OBJ_GET` of bpf(2).
-#[expect(unsafe_code, reason = "no library exposes this call by itself")]
-fn bpf_object(path: &Path) -> io::Result<OwnedFd> {
-    const BPF_OBJ_GET: libc::c_long = 7;
-    #[repr(C)]
-    struct Attributes {
-        pathname: u64,
-        bpf_fd: u32,
-        file_flags: u32,
-    }
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let attributes = Attributes { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
-    // SAFETY: the attributes and the path that they point to live until the call returns.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const attributes, size_of::<Attributes>()) };
-    let fd = i32::try_from(result).ok().filter(|&fd| fd >= 0).ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: the call has just made this descriptor, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+/// The names of all interfaces of this thread's network namespace. Not by /sys, which shows the namespace that it was
+/// mounted in.
+fn interfaces() -> Vec<String> {
+    let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    // Two lines of headings; a name may hold a colon, its counters do not.
+    table.lines().skip(2).filter_map(|line| Some(line.rsplit_once(':')?.0.trim().to_owned())).collect()
 }

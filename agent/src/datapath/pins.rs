@@ -9,6 +9,12 @@ use std::{
 };
 
 use agent_common::verdict::Hook;
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
+
+use super::{link, maps};
 
 /// The version of all layouts under the pin directory.
 pub const LAYOUT: &str = "v1";
@@ -24,9 +30,15 @@ pub struct Pins {
 pub enum PinError {
     #[error("`{path}` is not on a BPF file system")]
     NotBpf { path: PathBuf },
+    #[error("another agent is running with the pins in `{path}`")]
+    InUse { path: PathBuf },
     #[error("failed to {verb} `{path}`")]
     Io { verb: &'static str, path: PathBuf, source: io::Error },
 }
+
+/// Exclusive use of a pin directory, for as long as the value or its process lives.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "its descriptor holds the lock")] fs::File);
 
 /// The magic number of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -111,30 +123,44 @@ impl Pins {
             .collect())
     }
 
-    /// Removes everything that is pinned, which ends its enforcement. Returns how many pins there were.
+    /// Takes exclusive use of the directory, which has to exist.
+    pub fn lock(&self) -> Result<Lock, PinError> {
+        let failed = |source: io::Error| PinError::Io { verb: "lock", path: self.root.clone(), source };
+        let directory = fs::File::open(&self.root).map_err(failed)?;
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Lock(directory)),
+            Err(Errno::WOULDBLOCK) => Err(PinError::InUse { path: self.root.clone() }),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
+    /// Removes everything of ours that is pinned, which ends its enforcement; what else lies there stays. Returns how
+    /// many pins there were. One that cannot be removed does not keep the others.
     pub fn remove(&self) -> Result<usize, PinError> {
         let mut removed = 0;
+        let mut first_error = None;
+        let links = self.pinned_links()?;
+        let links = links.into_iter().map(|(ifindex, hook)| self.link(ifindex, hook));
         // Links first: a program without its maps' pins still has its maps.
-        for directory in [self.links(), self.maps()] {
-            let entries = match fs::read_dir(&directory) {
-                Ok(entries) => entries,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(source) => {
-                    return Err(PinError::Io { verb: "list", path: directory, source });
-                }
-            };
-            for entry in entries.filter_map(Result::ok) {
-                let path = entry.path();
-                fs::remove_file(&path).map_err(|source| PinError::Io { verb: "remove", path, source })?;
-                removed += 1;
+        for path in links.chain(maps::NAMES.map(|name| self.map(name))) {
+            // Somebody else may have a link open, which would keep it alive without its pin.
+            if path.starts_with(self.links())
+                && let Err(error) = link::detach(&path)
+            {
+                tracing::debug!(path = %path.display(), %error, "link not detached, only its pin is removed");
             }
-            fs::remove_dir(&directory).map_err(|source| PinError::Io {
-                verb: "remove",
-                path: directory,
-                source,
-            })?;
+            match fs::remove_file(&path) {
+                Ok(()) => removed += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => {
+                    first_error.get_or_insert(PinError::Io { verb: "remove", path, source });
+                }
+            }
         }
-        for directory in [self.root.join(LAYOUT), self.root.clone()] {
+        if let Some(error) = first_error {
+            return Err(error);
+        }
+        for directory in [self.links(), self.maps(), self.root.join(LAYOUT), self.root.clone()] {
             match fs::remove_dir(&directory) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -53,6 +53,9 @@ impl Slots {
     /// `adopted` is what an earlier agent left in the kernel: slot → ifindex.
     #[must_use]
     pub fn new(layout: MarkLayout, adopted: &BTreeMap<u32, u32>) -> Self {
+        // A narrower mask than the earlier agent's has fewer of them.
+        let adopted: BTreeMap<u32, u32> =
+            adopted.range(..layout.slots()).map(|(&slot, &port)| (slot, port)).collect();
         let next = adopted.keys().max().map_or(0, |last| (last + 1) % layout.slots());
         Self {
             by_port: adopted.iter().map(|(&slot, &port)| (port, slot)).collect(),

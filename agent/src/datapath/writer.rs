@@ -1,6 +1,8 @@
 //! Brings the kernel to a desired state, in an order in which every moment is either the old state, the new one, or
 //! stricter than both.
 
+mod revision;
+
 use std::{collections::BTreeSet, path::PathBuf};
 
 use agent_common::{
@@ -8,20 +10,21 @@ use agent_common::{
     endpoint::{Destination, Interface},
     flow::{FlowEntry, FlowKey},
     packet::Address,
-    policy::{AddressKey, PolicyTable, RuleKey, SubjectKey, prefix_words},
+    policy::prefix_words,
 };
 use aya::{
     Ebpf,
     maps::{HashMap, MapData, MapError, lpm_trie::Key},
 };
 
+use self::revision::same_entries;
 use super::{
-    attach::{AttachError, Attachments, Via},
+    attach::{self, AttachError, Attachments, Via},
     counters::{CounterError, Counters},
     kernel::{self, KernelError},
     loader::{self, LoadError},
     maps::{self, Maps, TakeError},
-    pins::{PinError, Pins},
+    pins::{Lock, PinError, Pins},
     plan::{self, HostState, LeftOut, Slots},
     streams::{Diagnostics, Events},
 };
@@ -87,6 +90,10 @@ impl DatapathError {
             Self::Pins(PinError::NotBpf { .. }) => {
                 Some("mount one: `mount -t bpf bpf /sys/fs/bpf`".to_owned())
             }
+            Self::Pins(PinError::InUse { .. }) => Some(
+                "stop it first, or give this one its own `--pin-dir`, `--control` and `--state-dir`"
+                    .to_owned(),
+            ),
             Self::Load(LoadError::Map(_)) => Some(
                 "another version or program left it there; `portcullis detach` removes what is pinned"
                     .to_owned(),
@@ -111,6 +118,8 @@ pub struct Datapath {
     config: Config,
     host: HostState,
     entries: Option<Entries>,
+    /// Nobody else writes to the pinned maps while this lives.
+    _lock: Lock,
 }
 
 impl std::fmt::Debug for Datapath {
@@ -127,13 +136,16 @@ impl Datapath {
         let via = options.via.map_or_else(kernel::probe, |via| kernel::probe().map(|_| via))?;
         let pins = Pins::new(&options.pin_dir);
         pins.create()?;
+        let lock = pins.lock()?;
         let mut ebpf = loader::load(&pins, options.diagnostics)?;
         let maps = Maps::take(&mut ebpf, &pins)?;
-        let revision = maps.config.get(&0, 0).map_or(0, |config| config.revision);
+        // Zeroes, which enforce, if no agent was here before.
+        let (revision, strictest_mode) =
+            maps.config.get(&0, 0).map_or((0, 0), |config| (config.revision, config.strictest_mode));
         let config = Config {
             revision,
             mark_mask: options.mark_mask,
-            strictest_mode: 0,
+            strictest_mode,
             _pad: [0; 3],
             timeouts: options.timeouts,
             attempt_window: ATTEMPT_WINDOW,
@@ -141,7 +153,8 @@ impl Datapath {
         let host = adopted_host(&maps);
         let slots = Slots::new(layout, &host.slots);
         let attachments = Attachments::new(via, pins.clone());
-        let mut datapath = Self { ebpf, maps, attachments, pins, layout, slots, config, host, entries: None };
+        let mut datapath =
+            Self { _lock: lock, ebpf, maps, attachments, pins, layout, slots, config, host, entries: None };
         // Before any program runs: without settings every packet is dropped.
         datapath.write_config()?;
         Ok(datapath)
@@ -196,16 +209,30 @@ impl Datapath {
 
     /// Puts the programs onto every port of a watched bridge; what is not known of it yet is denied from then on.
     /// One port that fails does not keep the others from being attached; its error is returned.
-    pub fn attach(&mut self, snapshot: &Snapshot) -> Vec<AttachError> {
+    ///
+    /// Only a `complete` snapshot says that an interface is no port: before that, what an earlier agent attached
+    /// stays attached, whether it was seen again by now or not.
+    pub fn attach(&mut self, snapshot: &Snapshot, complete: bool) -> Vec<AttachError> {
         let ports: BTreeSet<u32> = snapshot.ports.iter().map(|port| port.interface.ifindex).collect();
-        self.attachments.retain(&ports);
+        if complete {
+            self.attachments.retain(&ports);
+        }
         let mut errors = Vec::new();
         for port in &snapshot.ports {
-            if !self.attachments.is_attached(port.interface.ifindex) {
-                errors.extend(self.attachments.attach(&mut self.ebpf, &port.interface).err());
+            if !self.attachments.is_attached(port.interface.ifindex)
+                && let Err(error) = self.attachments.attach(&mut self.ebpf, &port.interface)
+            {
+                if attach::interface_index(&port.interface.name) == Some(port.interface.ifindex) {
+                    errors.push(error);
+                } else {
+                    // Containers come and go; the next snapshot will not list it.
+                    tracing::debug!(interface = port.interface.name, %error, "port is gone");
+                }
             }
         }
-        errors.extend(self.attachments.sweep(&ports).err());
+        if complete {
+            errors.extend(self.attachments.sweep(&ports).err());
+        }
         errors
     }
 
@@ -215,7 +242,10 @@ impl Datapath {
     pub fn apply(&mut self, snapshot: &Snapshot, entries: &Entries) -> Result<bool, DatapathError> {
         let desired = plan::host_state(snapshot, entries, self.layout, &mut self.slots);
         self.check_room(&desired, entries)?;
-        let moved = self.entries.as_ref().is_none_or(|current| !same_entries(current, entries));
+        let moved = match &self.entries {
+            Some(current) => !same_entries(current, entries),
+            None => !self.holds(entries),
+        };
         // What changes sides is unknown, and so denied, from before the policy moves until after it has.
         let unsettled: Vec<u32> = self
             .host
@@ -276,113 +306,47 @@ impl Datapath {
         Ok(())
     }
 
-    /// Writes the entries under a new revision, moves every packet over to it with one write, removes the old ones.
-    fn swap(&mut self, entries: &Entries) -> Result<(), DatapathError> {
-        let old = self.config.revision;
-        let revision = old.checked_add(1).unwrap_or(1);
-        // Leftovers of a swap that was cut short would be in force at once.
-        self.remove_revision(revision)?;
-        self.write_revision(revision, entries)?;
-        self.config.revision = revision;
-        self.config.strictest_mode = entries.strictest_mode() as u8;
-        if let Err(error) = self.write_config() {
-            self.config.revision = old;
-            return Err(error);
-        }
-        // Packets that read the old number are through in microseconds.
-        std::thread::sleep(std::time::Duration::from_millis(2));
-        self.remove_revision(old)
-    }
-
-    fn write_revision(&mut self, revision: u32, entries: &Entries) -> Result<(), DatapathError> {
-        for (&identity, subject) in &entries.subjects {
-            let key = SubjectKey { revision, identity };
-            self.maps.subjects.insert(key, subject, 0).map_err(write_error("SUBJECTS"))?;
-        }
-        for (entry, &class) in &entries.addresses {
-            let address = prefix_words(&entry.address);
-            let key = AddressKey { revision, subject: entry.subject, scope: entry.scope as u32, address };
-            let key = Key::new(AddressKey::PREFIX_BASE + u32::from(entry.prefix), key);
-            self.maps.addresses.insert(&key, class, 0).map_err(write_error("ADDRESSES"))?;
-        }
-        for (entry, rule) in &entries.rules {
-            let key = RuleKey {
-                revision,
-                subject: entry.subject,
-                peer: entry.peer,
-                direction: entry.direction as u8,
-                protocol: entry.protocol,
-                port_be: entry.port.to_be(),
-            };
-            let key = Key::new(RuleKey::PREFIX_BASE + u32::from(entry.prefix), key);
-            self.maps.rules.insert(&key, rule, 0).map_err(write_error("RULES"))?;
-        }
-        Ok(())
-    }
-
-    fn remove_revision(&mut self, revision: u32) -> Result<(), DatapathError> {
-        let subjects: Vec<SubjectKey> =
-            self.maps.subjects.keys().filter_map(Result::ok).filter(|key| key.revision == revision).collect();
-        for key in subjects {
-            remove(&mut self.maps.subjects, &key).map_err(write_error("SUBJECTS"))?;
-        }
-        let addresses: Vec<Key<AddressKey>> = self
-            .maps
-            .addresses
-            .keys()
-            .filter_map(Result::ok)
-            .filter(|key| { key.data() }.revision == revision)
-            .collect();
-        for key in addresses {
-            absent_is_fine(self.maps.addresses.remove(&key)).map_err(write_error("ADDRESSES"))?;
-        }
-        let rules: Vec<Key<RuleKey>> = self
-            .maps
-            .rules
-            .keys()
-            .filter_map(Result::ok)
-            .filter(|key| { key.data() }.revision == revision)
-            .collect();
-        for key in rules {
-            absent_is_fine(self.maps.rules.remove(&key)).map_err(write_error("RULES"))?;
-        }
-        Ok(())
-    }
-
     fn write_config(&mut self) -> Result<(), DatapathError> {
         self.maps.config.set(0, self.config, 0).map_err(write_error("CONFIG"))
     }
 
-    /// Addresses and slots first, so that a port is ready only when all of it is known.
+    /// Addresses and slots first, so that a port is ready only when all of it is known. Each write is noted as it
+    /// is made: after an error the next pass goes on from what the kernel really holds.
     fn write_host(&mut self, desired: HostState) -> Result<(), DatapathError> {
+        let host = &mut self.host;
         for (&(address, prefix), destination) in &desired.destinations {
-            if self.host.destinations.get(&(address, prefix)) != Some(destination) {
+            if host.destinations.get(&(address, prefix)) != Some(destination) {
                 let key = Key::new(u32::from(prefix), prefix_words(&address));
                 self.maps.destinations.insert(&key, destination, 0).map_err(write_error("DESTINATIONS"))?;
+                host.destinations.insert((address, prefix), *destination);
             }
         }
-        for &(address, prefix) in self.host.destinations.keys() {
-            if !desired.destinations.contains_key(&(address, prefix)) {
-                let key = Key::new(u32::from(prefix), prefix_words(&address));
-                absent_is_fine(self.maps.destinations.remove(&key)).map_err(write_error("DESTINATIONS"))?;
-            }
+        let gone: Vec<(Address, u8)> =
+            host.destinations.keys().filter(|key| !desired.destinations.contains_key(key)).copied().collect();
+        for (address, prefix) in gone {
+            let key = Key::new(u32::from(prefix), prefix_words(&address));
+            absent_is_fine(self.maps.destinations.remove(&key)).map_err(write_error("DESTINATIONS"))?;
+            host.destinations.remove(&(address, prefix));
         }
-        for &slot in self.host.slots.keys() {
-            if !desired.slots.contains_key(&slot) {
-                self.maps.slots.set(slot, 0, 0).map_err(write_error("SLOTS"))?;
-            }
+        let gone: Vec<u32> =
+            host.slots.keys().filter(|slot| !desired.slots.contains_key(slot)).copied().collect();
+        for slot in gone {
+            self.maps.slots.set(slot, 0, 0).map_err(write_error("SLOTS"))?;
+            host.slots.remove(&slot);
         }
         for (&slot, &ifindex) in &desired.slots {
-            if self.host.slots.get(&slot) != Some(&ifindex) {
+            if host.slots.get(&slot) != Some(&ifindex) {
                 self.maps.slots.set(slot, ifindex, 0).map_err(write_error("SLOTS"))?;
+                host.slots.insert(slot, ifindex);
             }
         }
         for (&ifindex, interface) in &desired.interfaces {
-            if self.host.interfaces.get(&ifindex) != Some(interface) {
+            if host.interfaces.get(&ifindex) != Some(interface) {
                 self.maps.interfaces.insert(ifindex, interface, 0).map_err(write_error("INTERFACES"))?;
+                host.interfaces.insert(ifindex, *interface);
             }
         }
-        self.host = desired;
+        host.left_out = desired.left_out;
         Ok(())
     }
 }
@@ -422,15 +386,6 @@ fn same_party(current: &Interface, new: &Interface) -> bool {
         && current.identity == new.identity
         && current.instance == new.instance
         && current.flags & flags == new.flags & flags
-}
-
-/// Whether two resolutions come to the same kernel entries; names and endpoints do not count.
-fn same_entries(current: &Entries, new: &Entries) -> bool {
-    current.subjects == new.subjects
-        && current.rules == new.rules
-        && current.addresses == new.addresses
-        && current.strictest_mode == new.strictest_mode
-        && current.origins == new.origins
 }
 
 fn collect(

@@ -71,7 +71,10 @@ impl Registry {
             Err(error) if error.kind() == io::ErrorKind::NotFound => IdentityRegistry::default(),
             Err(source) => return Err(RegistryError::Io { verb: "read", path, source }),
         };
-        Ok(Self { path, saved: numbers.clone(), numbers })
+        let registry = Self { path, saved: numbers.clone(), numbers };
+        // Numbers that could not be kept later would be found out only when they are needed.
+        registry.save()?;
+        Ok(registry)
     }
 
     pub(super) fn numbers(&self) -> &IdentityRegistry {
