@@ -13,6 +13,7 @@ use aya::maps::{HashMap, Map, MapData};
 use lab::netns::Netns;
 use lab::process::run;
 use lab::scratch::Scratch;
+use lab::tools;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// What was said of one packet, in this order: `ingress_ifindex`, `mark`, `vlan_present`, `protocol` as it lies in the
@@ -26,6 +27,8 @@ const MARK: i16 = 8;
 /// Where programs are pinned.
 #[derive(Debug)]
 pub struct Watch {
+    /// By its path: busybox's `nsenter` would run a `tc` of its own, which knows too little.
+    tc: PathBuf,
     folder: PathBuf,
     /// The directory of the file system, which goes with the value.
     _scratch: Scratch,
@@ -45,7 +48,8 @@ impl Watch {
     pub fn new() -> Result<Self> {
         // Before 5.11 memory of maps counts against this limit; where it matters and may not be raised, making one
         // fails.
-        drop(setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }));
+        setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }).ok();
+        let tc = tools::find("tc").context("`tc` is missing: it is part of iproute2")?;
         let scratch = Scratch::create()?;
         let folder = scratch.path().join("bpf");
         fs::create_dir_all(&folder)?;
@@ -53,7 +57,7 @@ impl Watch {
         let map = bpf::hash_map(4, u32::try_from(size_of::<Said>())?, 4096)?;
         bpf::pin(&map, &folder.join("said"))?;
         bpf::pin(&bpf::classifier(&noting(map.as_raw_fd()))?, &folder.join("noting"))?;
-        Ok(Self { folder, _scratch: scratch })
+        Ok(Self { tc, folder, _scratch: scratch })
     }
 
     /// Notes what passes an interface of `host` that way.
@@ -70,13 +74,13 @@ impl Watch {
 
     fn attach(&self, host: &Netns, interface: &str, way: Way, program: &str) -> Result<()> {
         // Fails when it is there already.
-        drop(run(host.command("tc").args(["qdisc", "add", "dev", interface, "clsact"])));
+        drop(run(host.command(&self.tc).args(["qdisc", "add", "dev", interface, "clsact"])));
         let way = match way {
             Way::Egress => "egress",
             Way::Ingress => "ingress",
         };
         run(host
-            .command("tc")
+            .command(&self.tc)
             .args(["filter", "add", "dev", interface, way, "bpf", "da", "object-pinned"])
             .arg(self.folder.join(program)))?;
         Ok(())
