@@ -48,7 +48,9 @@ pub struct DeniedEvent {
     pub severity: u8,
     /// 1 if the packet was forwarded all the same.
     pub observed: u8,
-    pub _pad: [u8; 5],
+    // As numbers: see `FlowKey`.
+    pub _pad: u8,
+    pub _pad2: u32,
 }
 
 /// Key of the LRU map `ATTEMPTS`, which tells attempts from their retransmissions.
@@ -63,7 +65,8 @@ pub struct AttemptKey {
     pub protocol: u8,
     pub reason: u8,
     pub hook: u8,
-    pub _pad: [u8; 5],
+    pub _pad: u8,
+    pub _pad2: u32,
 }
 
 /// Value of the LRU map `ATTEMPTS`.

@@ -21,7 +21,10 @@ pub struct FlowKey {
     pub local_port: u16,
     pub remote_port: u16,
     pub protocol: u8,
-    pub _pad: [u8; 7],
+    // As numbers: the compiler would clear bytes by calling `memset`.
+    pub _pad: u8,
+    pub _pad2: u16,
+    pub _pad3: u32,
 }
 
 impl FlowKey {
@@ -33,7 +36,9 @@ impl FlowKey {
             Direction::Ingress => Self {
                 port,
                 protocol: packet.protocol,
-                _pad: [0; 7],
+                _pad: 0,
+                _pad2: 0,
+                _pad3: 0,
                 local: packet.destination,
                 remote: packet.source,
                 local_port: packet.destination_port,
@@ -42,7 +47,9 @@ impl FlowKey {
             Direction::Egress => Self {
                 port,
                 protocol: packet.protocol,
-                _pad: [0; 7],
+                _pad: 0,
+                _pad2: 0,
+                _pad3: 0,
                 local: packet.source,
                 remote: packet.destination,
                 local_port: packet.source_port,
@@ -72,7 +79,8 @@ pub struct FlowEntry {
     pub opened: u8,
     /// [`FIN_LOCAL`], [`FIN_REMOTE`], [`OBSERVED`], [`REVOKED`].
     pub flags: u8,
-    pub _pad: [u8; 5],
+    pub _pad: u8,
+    pub _pad2: u32,
 }
 
 /// The peer is the host's own stack.

@@ -78,19 +78,7 @@ pub(crate) fn run(skb: Skb, hook: Hook) -> Verdict {
         return report::without_config(hook);
     };
     let port = maps::port(skb.ifindex());
-    let outcome = match port {
-        None => {
-            diagnose::port_without_entry(skb.ifindex());
-            not_ready(skb, &mut scratch.frame)
-        }
-        Some(port) => {
-            let scene = Scene { skb, config, port, own: Side::of_port(skb.ifindex(), port).party };
-            match hook {
-                Hook::ToEndpoint => to_endpoint(&scene, scratch),
-                Hook::FromEndpoint => from_endpoint(&scene, scratch),
-            }
-        }
-    };
+    let outcome = judge(skb, config, port, scratch, hook);
     if matches!(outcome.action, Action::Forward) {
         return report::forward(hook);
     }
@@ -126,26 +114,59 @@ pub(crate) fn run(skb: Skb, hook: Hook) -> Verdict {
     report::denied(skb, config, &scratch.frame, &mut scratch.attempt, &mut scratch.denied, &denial)
 }
 
-/// A packet at a port that nothing is known of yet. It is parsed only for the report.
+/// What a hook comes to for one packet.
 #[inline(always)]
-fn not_ready(skb: Skb, frame: &mut Frame) -> Outcome {
-    let reason = match parse::parse(skb, frame) {
-        Err(DropReason::InvalidPacket) => DropReason::InvalidPacket,
-        _ => DropReason::NotReady,
+fn judge(
+    skb: Skb,
+    config: &'static Config,
+    port: Option<&'static Interface>,
+    scratch: &mut Scratch,
+    hook: Hook,
+) -> Outcome {
+    if let Some(port) = port
+        && passes_unseen(skb, config, port, hook)
+    {
+        return Outcome::FORWARD;
+    }
+    // Also at a port that nothing is known of yet, for the report.
+    parse::parse(skb, &mut scratch.frame);
+    let Some(port) = port else {
+        diagnose::port_without_entry(skb.ifindex());
+        let reason = match scratch.frame.flaw() {
+            Some(DropReason::InvalidPacket) => DropReason::InvalidPacket,
+            _ => DropReason::NotReady,
+        };
+        let mut outcome = Outcome::refuse(reason, Side::UNKNOWN);
+        // A new container's stack finds its way before anybody uses it.
+        outcome.opening = matches!(scratch.frame.kind, FrameKind::Flow);
+        return outcome;
     };
-    let mut outcome = Outcome::refuse(reason, Side::UNKNOWN);
-    // A new container's stack finds its way before anybody uses it.
-    outcome.opening = matches!(frame.kind, FrameKind::Flow);
-    outcome
+    let scene = Scene { skb, config, port, own: Side::of_port(skb.ifindex(), port).party };
+    match hook {
+        Hook::ToEndpoint if port.is_covered() => to_endpoint(&scene, scratch),
+        Hook::ToEndpoint => into_unmanaged(&scene, &scratch.frame),
+        Hook::FromEndpoint => from_endpoint(&scene, scratch),
+    }
+}
+
+/// Whether nothing about a packet matters here, so that it need not be parsed.
+#[inline(always)]
+fn passes_unseen(skb: Skb, config: &Config, port: &Interface, hook: Hook) -> bool {
+    match hook {
+        // Unmanaged containers are left alone, except by covered ones.
+        Hook::ToEndpoint => !port.is_covered() && !identify::sender(skb, config).is_covered(),
+        Hook::FromEndpoint => {
+            // What leaves here carries its sender, for hooks that see it after it has been routed.
+            skb.set_mark_bits(port.mark, config.mark_mask);
+            !port.is_validated()
+        }
+    }
 }
 
 /// tc egress of a port: what would enter the container.
 #[inline(always)]
 fn to_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
-    if !scene.port.is_covered() {
-        return into_unmanaged(scene, &mut scratch.frame);
-    }
-    if let Err(reason) = parse::parse(scene.skb, &mut scratch.frame) {
+    if let Some(reason) = scratch.frame.flaw() {
         return Outcome::refuse(reason, Side::UNKNOWN);
     }
     match scratch.frame.kind {
@@ -158,43 +179,38 @@ fn to_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
     }
 }
 
-/// Unmanaged containers are left alone, except by covered ones: those were judged by the address that they
-/// called, so it has to be this container's.
+/// What a covered container sends into an unmanaged one was judged by the address that it called, so it has to be
+/// this container's. The report looks up the sender by itself.
 #[inline(always)]
-fn into_unmanaged(scene: &Scene, frame: &mut Frame) -> Outcome {
-    let sender = identify::sender(scene.skb, scene.config);
-    if !sender.is_covered() {
-        return Outcome::FORWARD;
-    }
-    if let Err(reason) = parse::parse(scene.skb, frame) {
-        return Outcome::refuse(reason, sender);
+fn into_unmanaged(scene: &Scene, frame: &Frame) -> Outcome {
+    if let Some(reason) = frame.flaw() {
+        return Outcome::refuse(reason, Side::UNKNOWN);
     }
     match frame.kind {
         FrameKind::Arp | FrameKind::Neighbour => Outcome::FORWARD,
         FrameKind::Flow if scene.port.owns(&frame.packet.destination) => Outcome::FORWARD,
-        _ => Outcome::refuse(DropReason::UnknownDestination, sender),
+        _ => Outcome::refuse(DropReason::UnknownDestination, Side::UNKNOWN),
     }
 }
 
 /// tc ingress of a port: what the container sends.
 #[inline(always)]
 fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
-    // What leaves here carries its sender, for hooks that see it after it has been routed.
-    scene.skb.set_mark_bits(scene.port.mark, scene.config.mark_mask);
-    if !scene.port.is_validated() {
-        return Outcome::FORWARD;
-    }
-    let parsed = parse::parse(scene.skb, &mut scratch.frame);
     let frame = &scratch.frame;
-    if let Err(reason) = parsed {
-        // What an unmanaged container sends is refused where it would enter a covered endpoint.
-        return if scene.port.is_covered() {
-            Outcome::refuse(reason, Side::UNKNOWN)
+    let foreign_mac = frame.source_mac != scene.port.expected_mac(frame.source_mac);
+    if let Some(reason) = frame.flaw() {
+        if scene.port.is_covered() {
+            return Outcome::refuse(reason, Side::UNKNOWN);
+        }
+        // What an unmanaged container sends is refused where it would enter a covered endpoint; but no frame at all may
+        // draw another's traffic to this port in the bridge's table.
+        return if foreign_mac {
+            Outcome::refuse(DropReason::SpoofedSource, Side::UNKNOWN)
         } else {
             Outcome::FORWARD
         };
     }
-    let spoofed = frame.source_mac != scene.port.expected_mac(frame.source_mac)
+    let spoofed = foreign_mac
         || match frame.kind {
             FrameKind::Arp | FrameKind::Neighbour => !is_own_claim(scene.port, frame),
             // A covered endpoint's is looked at only if it belongs to no flow: a flow has the addresses that it

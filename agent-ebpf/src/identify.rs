@@ -57,7 +57,7 @@ impl Side {
 /// The sender of a packet at a port's egress.
 ///
 /// Never "source address = gateway": Docker's MASQUERADE gives traffic of other bridges that address.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn sender(skb: Skb, config: &Config) -> Side {
     let ifindex = skb.ingress_ifindex();
     if ifindex == 0 {

@@ -7,6 +7,8 @@ mod ipv6;
 mod neighbour;
 mod transport;
 
+use core::arch::asm;
+
 use agent_common::{
     packet::{Address, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Intent, Mac, Packet},
     verdict::DropReason,
@@ -27,6 +29,8 @@ pub(crate) struct Frame {
     /// In host order.
     pub(crate) ethertype: u16,
     pub(crate) kind: FrameKind,
+    /// The number of the reason for which the frame is refused whatever policies say, 0 for none.
+    flaw: u8,
     /// The addresses are those of the IP header for every IP frame; the rest only counts for
     /// [`FrameKind::Flow`].
     pub(crate) packet: Packet,
@@ -64,31 +68,49 @@ impl FrameKind {
 }
 
 impl Frame {
+    /// What is wrong with the frame itself.
+    #[inline(always)]
+    pub(crate) const fn flaw(&self) -> Option<DropReason> {
+        match self.flaw {
+            0 => None,
+            1 => Some(DropReason::InvalidPacket),
+            2 => Some(DropReason::Fragment),
+            _ => Some(DropReason::UnsupportedProtocol),
+        }
+    }
+
     /// Forgets the previous packet, as far as anything is read before it is written.
     #[inline(always)]
     fn reset(&mut self) {
         self.kind = FrameKind::Flow;
-        self.packet = Packet {
-            source: Address::UNSPECIFIED,
-            destination: Address::UNSPECIFIED,
-            source_port: 0,
-            destination_port: 0,
-            protocol: 0,
-            tcp_flags: 0,
-            intent: Intent::Continue,
-            _pad: 0,
-            sequence: 0,
-            _pad2: 0,
-        };
+        let words = (&raw mut self.packet).cast::<u64>();
+        for index in 0..size_of::<Packet>() / size_of::<u64>() {
+            // One word at a time, which the compiler may not gather into a call of `memset`.
+            // SAFETY: the packet consists of that many words, all of which may be 0.
+            unsafe { words.add(index).write_volatile(0) }
+        }
+        self.packet.intent = Intent::Continue;
         self.ethertype = 0;
+        self.source_mac = Mac::new([0; 6]);
     }
 }
 
-/// Parses a frame into `frame`.
+/// Parses a frame into `frame`. To be called from one place only, since it is most of each program.
 ///
-/// A function of its own in the kernel too: it is called from several places, and is most of each program.
-#[inline(never)]
-pub(crate) fn parse(skb: Skb, frame: &mut Frame) -> Result<(), DropReason> {
+/// What the compiler knows on each way out is forgotten on purpose: it would go on with a copy of the program for
+/// each, and the verifier would have to follow them all. It is read back from `frame` instead.
+#[inline(always)]
+pub(crate) fn parse(skb: Skb, frame: &mut Frame) {
+    frame.flaw = match headers(skb, frame) {
+        Ok(()) => 0,
+        Err(reason) => reason as u8,
+    };
+    // SAFETY: does nothing, but may have written any memory as far as the compiler knows.
+    unsafe { asm!("", options(nostack, preserves_flags)) }
+}
+
+#[inline(always)]
+fn headers(skb: Skb, frame: &mut Frame) -> Result<(), DropReason> {
     frame.reset();
     let ethernet: [u16; 7] = skb.load(0).ok_or(DropReason::InvalidPacket)?;
     frame.source_mac = Mac::from_shorts([ethernet[3], ethernet[4], ethernet[5]]);

@@ -191,7 +191,8 @@ fn recognise(
         protocol: frame.packet.protocol,
         reason: denial.reason as u8,
         hook: denial.hook as u8,
-        _pad: [0; 5],
+        _pad: 0,
+        _pad2: 0,
     });
     let now = track::now();
     let entry = AttemptEntry { time: now, sequence: frame.packet.sequence, suppressed: 0 };
@@ -272,7 +273,8 @@ fn emit(skb: Skb, config: &Config, frame: &Frame, denial: &Denial, packets_suppr
         direction: denial.authority.direction as u8,
         severity: denial.authority.severity as u8,
         observed: u8::from(denial.observed),
-        _pad: [0; 5],
+        _pad: 0,
+        _pad2: 0,
     });
     record.submit(0);
 }

@@ -73,12 +73,16 @@ pub(crate) fn track(
 /// Advances a flow whose packet is allowed; false if there is no room for it.
 #[inline(always)]
 fn advance(key: &FlowKey, direction: Direction, frame: &Frame, entry: &mut FlowEntry, now: u64) -> bool {
+    let (state, flags) = (entry.state, entry.flags);
     // An entry in the established table never says so again.
     if matches!(entry.advance(key.protocol, direction, frame.packet.tcp_flags), Step::Stay) {
         return true;
     }
     let mut moved = *entry;
     moved.last_seen = now;
+    // Without room for it the flow has not come further: its next packet asks again.
+    entry.state = state;
+    entry.flags = flags;
     maps::establish_flow(key, &moved).is_ok()
 }
 
@@ -187,7 +191,8 @@ pub(crate) fn open(
         state: FlowState::Opening as u8,
         opened: direction as u8,
         flags: if observed { OBSERVED } else { 0 },
-        _pad: [0; 5],
+        _pad: 0,
+        _pad2: 0,
     };
     maps::open_flow(key, &entry).or(Err(DropReason::TableFull))
 }

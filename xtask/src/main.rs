@@ -1,4 +1,4 @@
-//! Development commands of Portcullis: `setup`, `build`, `demo`, `test` and `tidy`. The one engine behind the README's
+//! Development commands of Portcullis: `setup`, `build`, `demo`, `test`, `vm` and `tidy`. The one engine behind the README's
 //! two commands and behind CI.
 #![expect(clippy::print_stdout, reason = "what these commands have to say is for the terminal")]
 
@@ -7,6 +7,7 @@ mod demo;
 mod setup;
 mod test;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Run every test, also those that need root
     Test(test::Arguments),
+    /// Run the tests that ask a kernel on older kernels of Debian, emulated
+    Vm(vm::Arguments),
     /// Check the rules of the code base that no compiler knows
     Tidy,
 }
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Vm(arguments) => vm::run(&arguments),
         Command::Tidy => tidy::run(),
     };
     match result {

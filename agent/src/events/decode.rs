@@ -82,7 +82,8 @@ fn read(reader: &mut Reader<'_>) -> Option<DeniedEvent> {
         direction: u8::from_ne_bytes(reader.take()?),
         severity: u8::from_ne_bytes(reader.take()?),
         observed: u8::from_ne_bytes(reader.take()?),
-        _pad: reader.take()?,
+        _pad: u8::from_ne_bytes(reader.take()?),
+        _pad2: u32::from_ne_bytes(reader.take()?),
     })
 }
 

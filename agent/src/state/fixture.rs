@@ -212,7 +212,8 @@ pub(crate) fn event() -> DeniedEvent {
         direction: Direction::Ingress as u8,
         severity: Severity::Critical as u8,
         observed: 0,
-        _pad: [0; 5],
+        _pad: 0,
+        _pad2: 0,
     }
 }
 

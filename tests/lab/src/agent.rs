@@ -184,6 +184,14 @@ impl Agent {
         stop_child(&mut self.child, Duration::from_secs(10));
     }
 
+    /// Ends the agent as a crash would; what it enforces is left to the next one.
+    pub fn kill(&mut self) -> Result<()> {
+        self.kept = true;
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Removes what it enforces; works on a stopped agent too.
     pub fn detach(&self) -> Result<()> {
         let mut command = Command::new("nsenter");

@@ -86,7 +86,7 @@ pub fn remove_directory(path: &Path) {
         process::stop(pid, Duration::from_secs(2));
     }
     for mount in mounts_below(path).into_iter().rev() {
-        if let Err(error) = process::run(Command::new("umount").arg("--lazy").arg(&mount)) {
+        if let Err(error) = process::run(Command::new("umount").arg("-l").arg(&mount)) {
             eprintln!("lab: {error:#}");
         }
     }

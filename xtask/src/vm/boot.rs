@@ -1,0 +1,64 @@
+//! Boots a guest by emulation and lets its serial console through, for a bounded time.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use lab::process::stop_child;
+use lab::{interrupt, tools};
+
+use super::EMULATOR;
+use super::packages::Kernel;
+
+/// Boots and returns every line that the guest said. A guest that takes too long is ended, which its missing last
+/// words show.
+pub(super) fn boot(kernel: &Kernel, image: &Path, limit: Duration) -> Result<Vec<String>> {
+    let emulator = tools::find(EMULATOR.0).with_context(|| format!("`{}` is missing", EMULATOR.0))?;
+    // By emulation, also where there is /dev/kvm: nested virtualisation hangs on some machines.
+    let mut child = Command::new(emulator)
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1536"])
+        .args(["-nographic", "-no-reboot", "-nic", "none", "-monitor", "none", "-serial", "stdio"])
+        .arg("-kernel")
+        .arg(&kernel.image)
+        .arg("-initrd")
+        .arg(image)
+        .args(["-append", "console=ttyS0 quiet panic=-1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let output = child.stdout.take().context("the guest has no console")?;
+    let (sender, lines) = mpsc::channel();
+    // Ends with the emulator, whose end of the pipe it reads.
+    let reader = std::thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let deadline = Instant::now() + limit;
+    let mut said = Vec::new();
+    loop {
+        match lines.recv_timeout(Duration::from_millis(200)) {
+            Ok(line) => {
+                println!("{line}");
+                said.push(line);
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                if Instant::now() > deadline || interrupt::arrived() {
+                    println!("vm: the guest was ended after {} s", limit.as_secs());
+                    break;
+                }
+            }
+        }
+    }
+    stop_child(&mut child, Duration::from_secs(2));
+    drop(reader.join());
+    interrupt::check()?;
+    Ok(said)
+}

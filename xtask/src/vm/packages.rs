@@ -1,0 +1,188 @@
+//! Fetches a kernel from Debian's archive without touching what apt knows of this machine: lists, cache and sources
+//! are of this command's own, and the mirror is the one that the machine uses itself.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use lab::process::run;
+
+/// An unpacked kernel package.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    /// As `uname -r` says.
+    pub(super) release: String,
+    pub(super) image: PathBuf,
+    /// `lib/modules/RELEASE`.
+    pub(super) modules: PathBuf,
+}
+
+/// The archives, by the label that their release files carry.
+const MAIN: &str = "Debian";
+const SECURITY: &str = "Debian-Security";
+/// Who signs them.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// Where Debian has a kernel line, archive and suite.
+fn suites(version: &str) -> &'static [(&'static str, &'static str)] {
+    match version {
+        "5.10" => &[(SECURITY, "bullseye-security")],
+        "6.1" => &[(MAIN, "bookworm"), (SECURITY, "bookworm-security")],
+        "6.12" => &[(SECURITY, "bookworm-security"), (MAIN, "trixie")],
+        _ => &[(MAIN, "trixie-backports"), (MAIN, "sid")],
+    }
+}
+
+/// The newest kernel of a line, unpacked below `folder`; what is there already is used as it is.
+pub(super) fn fetch(folder: &Path, version: &str) -> Result<Kernel> {
+    let root = folder.join("root");
+    if let Some(kernel) = unpacked(&root) {
+        return Ok(kernel);
+    }
+    if !is_version(version) {
+        bail!("`{version}` is not a kernel line such as `5.10`");
+    }
+    println!("vm: fetching a kernel {version} of Debian");
+    let apt = Apt::prepare(&folder.join("apt"), suites(version))?;
+    run(apt.command("apt-get").args(["update", "-qq"]))?;
+    let names = run(apt.command("apt-cache").args(["search", "--names-only", "cloud-amd64$"]))?;
+    let package =
+        newest(&names, version).with_context(|| format!("Debian's suites have no cloud kernel {version}"))?;
+    let packages = folder.join("packages");
+    fs::create_dir_all(&packages)?;
+    // The newest lines keep modules apart from the image.
+    let modules = package.replacen("linux-image-", "linux-modules-", 1);
+    let mut wanted = vec![package];
+    if names_of(&run(apt.command("apt-cache").args(["search", "--names-only", &modules]))?)
+        .any(|name| name == modules)
+    {
+        wanted.push(modules);
+    }
+    println!("vm: downloading {}", wanted.join(" "));
+    run(apt.command("apt-get").args(["download", "-qq"]).args(&wanted).current_dir(&packages))?;
+    for entry in fs::read_dir(&packages)?.filter_map(Result::ok) {
+        run(Command::new("dpkg-deb").arg("-x").arg(entry.path()).arg(&root))?;
+        fs::remove_file(entry.path())?;
+    }
+    unpacked(&root).with_context(|| format!("no kernel in the packages below `{}`", root.display()))
+}
+
+fn unpacked(root: &Path) -> Option<Kernel> {
+    let release = fs::read_dir(root.join("boot"))
+        .ok()?
+        .filter_map(Result::ok)
+        .find_map(|entry| entry.file_name().to_str()?.strip_prefix("vmlinuz-").map(str::to_owned))?;
+    let image = root.join("boot").join(format!("vmlinuz-{release}"));
+    let modules = ["lib/modules", "usr/lib/modules"]
+        .into_iter()
+        .map(|folder| root.join(folder).join(&release))
+        .find(|folder| folder.is_dir())?;
+    Some(Kernel { release, image, modules })
+}
+
+/// apt with a state of its own.
+struct Apt {
+    folder: PathBuf,
+}
+
+impl Apt {
+    fn prepare(folder: &Path, suites: &[(&str, &str)]) -> Result<Self> {
+        for part in ["state/lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(folder.join(part))?;
+        }
+        let mirrors = mirrors(&run(Command::new("apt-get").args([
+            "indextargets",
+            "--format",
+            "$(LABEL) $(REPO_URI)",
+            "Created-By: Packages",
+        ]))?);
+        let mut sources = String::new();
+        for (label, suite) in suites {
+            let mirror = mirrors.get(*label).with_context(|| {
+                format!("this machine's apt has no archive `{label}` to take the kernel from")
+            })?;
+            sources.push_str(&format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n"));
+        }
+        fs::write(folder.join("sources.list"), sources)?;
+        Ok(Self { folder: folder.to_path_buf() })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let at = |part: &str| self.folder.join(part).display().to_string();
+        let mut command = Command::new(program);
+        for option in [
+            format!("Dir::State={}", at("state")),
+            "Dir::State::status=/dev/null".to_owned(),
+            format!("Dir::Cache={}", at("cache")),
+            format!("Dir::Etc::sourcelist={}", at("sources.list")),
+            "Dir::Etc::sourceparts=/dev/null".to_owned(),
+            "Acquire::Languages=none".to_owned(),
+            "APT::Sandbox::User=root".to_owned(),
+        ] {
+            command.arg("-o").arg(option);
+        }
+        command
+    }
+}
+
+/// Label and address of every archive that the machine's apt uses.
+fn mirrors(targets: &str) -> BTreeMap<String, String> {
+    targets
+        .lines()
+        .filter_map(|line| line.rsplit_once(' '))
+        .map(|(label, address)| (label.to_owned(), address.to_owned()))
+        .collect()
+}
+
+fn is_version(text: &str) -> bool {
+    text.split_once('.').is_some_and(|(major, minor)| {
+        [major, minor].iter().all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
+    })
+}
+
+fn names_of(search: &str) -> impl Iterator<Item = &str> {
+    search.lines().filter_map(|line| line.split_whitespace().next())
+}
+
+/// The image package of a line with the highest numbers in its name. Metapackages have none behind the line's.
+fn newest(search: &str, version: &str) -> Option<String> {
+    names_of(search)
+        .filter(|name| name.ends_with("-cloud-amd64"))
+        .filter_map(|name| {
+            let rest = name.strip_prefix("linux-image-")?.strip_prefix(version)?;
+            rest.starts_with('.').then(|| (numbers(rest), name))
+        })
+        .max()
+        .map(|(_, name)| name.to_owned())
+}
+
+fn numbers(text: &str) -> Vec<u32> {
+    text.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_image_of_a_line_is_chosen() {
+        let search = "linux-image-6.1.0-9-cloud-amd64 - Linux 6.1 (signed)\n\
+                      linux-image-6.1.0-42-cloud-amd64 - Linux 6.1 (signed)\n\
+                      linux-image-6.12.100+deb12-cloud-amd64 - Linux 6.12\n\
+                      linux-image-6.12.9+deb12-cloud-amd64 - Linux 6.12\n\
+                      linux-image-6.12-cloud-amd64 - Linux (meta-package)\n";
+        assert_eq!(newest(search, "6.1").as_deref(), Some("linux-image-6.1.0-42-cloud-amd64"));
+        assert_eq!(newest(search, "6.12").as_deref(), Some("linux-image-6.12.100+deb12-cloud-amd64"));
+        assert_eq!(newest(search, "5.10"), None);
+    }
+
+    #[test]
+    fn mirrors_are_the_machines_own() {
+        let found =
+            mirrors("Debian http://mirror.example/debian/\nDebian-Security http://mirror.example/s/\n");
+        assert_eq!(found["Debian"], "http://mirror.example/debian/");
+        assert!(!is_version("5.10; rm") && is_version("5.10"));
+    }
+}
