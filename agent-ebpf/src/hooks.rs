@@ -1,5 +1,7 @@
 //! What happens at each hook, in order: parse, validate the sender, track, decide, report.
 
+use core::mem::MaybeUninit;
+
 use agent_common::{
     config::Config,
     decision::{Attempt, Decision, Party, decide},
@@ -16,7 +18,7 @@ use crate::{
     parse::{self, Frame, FrameKind},
     report::{self, Authority, Denial},
     skb::Skb,
-    track::{self, Tracked},
+    track,
 };
 
 /// What a hook comes to. Counted and carried out in one place, which keeps the programs small.
@@ -54,6 +56,12 @@ impl Outcome {
         other: Side::UNKNOWN,
         authority: Authority::NONE,
     };
+
+    /// Whether the packet is forwarded.
+    #[inline(always)]
+    const fn goes_on(&self) -> bool {
+        matches!(self.action, Action::Forward | Action::Observe)
+    }
 
     #[inline(always)]
     const fn refuse(reason: DropReason, other: Side) -> Self {
@@ -235,24 +243,45 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
 fn flow(scene: &Scene, scratch: &mut Scratch, direction: Direction) -> Outcome {
     let frame = &scratch.frame;
     let key: &FlowKey = scratch.key.write(FlowKey::new(scene.skb.ifindex(), direction, &frame.packet));
-    let tracked = track::track(scene.skb, scene.config, key, direction, frame);
-    // The question is always about the packet that opened the flow, whichever way this one goes.
-    let (again, opened, other) = match tracked {
-        Tracked::Current => return Outcome::FORWARD,
-        Tracked::Full => {
-            diagnose::flow_not_kept(scene.skb.ifindex());
-            return Outcome::refuse(DropReason::TableFull, Side::UNKNOWN);
-        }
-        Tracked::Again(pointer) => {
-            // SAFETY: as in `track::track`.
-            let (opened, peer) = unsafe { ((*pointer).opened, (*pointer).peer) };
-            if opened == Direction::Ingress as u8 {
-                (Some(pointer), Direction::Ingress, identify::peer(peer))
-            } else {
-                (Some(pointer), Direction::Egress, identify::receiver(&key.remote))
+    let pointer = track::find(scene.skb, scene.config, key, direction, frame);
+    // SAFETY: as in `track::find`.
+    let known = unsafe { pointer.as_mut() };
+    let outcome = match known {
+        Some(entry) if track::is_current(entry, scene.config) => Outcome::FORWARD,
+        mut known => {
+            let outcome = ask(scene, frame, key, &mut scratch.question, direction, known.as_deref_mut());
+            if known.is_none() || !outcome.goes_on() {
+                return outcome;
             }
+            outcome
         }
-        Tracked::None => {
+    };
+    // SAFETY: as in `track::find`; not null, or the packet would be through.
+    let entry = unsafe { &mut *pointer };
+    if let Err(reason) = track::follow(entry, key, direction, frame) {
+        diagnose::flow_not_kept(scene.skb.ifindex());
+        return Outcome::refuse(reason, Side::UNKNOWN);
+    }
+    outcome
+}
+
+/// Asks the policy about a packet that opens a flow, or again about the packet that opened the one it belongs to,
+/// whichever way this one goes.
+#[inline(always)]
+fn ask(
+    scene: &Scene,
+    frame: &Frame,
+    key: &FlowKey,
+    question: &mut MaybeUninit<Attempt>,
+    direction: Direction,
+    known: Option<&mut FlowEntry>,
+) -> Outcome {
+    let (opened, other) = match &known {
+        Some(entry) if entry.opened == Direction::Ingress as u8 => {
+            (Direction::Ingress, identify::peer(entry.peer))
+        }
+        Some(_) => (Direction::Egress, identify::receiver(&key.remote)),
+        None => {
             let other = match direction {
                 Direction::Ingress => identify::sender(scene.skb, scene.config),
                 Direction::Egress => identify::receiver(&key.remote),
@@ -260,10 +289,10 @@ fn flow(scene: &Scene, scratch: &mut Scratch, direction: Direction) -> Outcome {
             if let Some(reason) = cannot_open(scene, frame, key, direction, &other) {
                 return Outcome::refuse(reason, other);
             }
-            (None, direction, other)
+            (direction, other)
         }
     };
-    let attempt = scratch.question.write(match opened {
+    let attempt = question.write(match opened {
         Direction::Ingress => Attempt {
             source: other.party,
             destination: scene.own,
@@ -283,7 +312,7 @@ fn flow(scene: &Scene, scratch: &mut Scratch, direction: Direction) -> Outcome {
     });
     let policy = Policy { config: scene.config, revision: scene.config.revision };
     let decision = decide(&policy, attempt);
-    carry_out(scene, frame, key, direction, opened, again, &other, &decision)
+    carry_out(scene, frame, key, opened, known, &other, &decision)
 }
 
 /// Why a packet without a flow is not even asked about; the first reason in order.
@@ -319,31 +348,29 @@ fn cannot_open(
 
 /// Turns a decision into flow state and an outcome.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "one inlined step of `flow`, apart for readability")]
 fn carry_out(
     scene: &Scene,
     frame: &Frame,
     key: &FlowKey,
-    direction: Direction,
     opened: Direction,
-    again: Option<*mut FlowEntry>,
+    known: Option<&mut FlowEntry>,
     other: &Side,
     decision: &Decision,
 ) -> Outcome {
-    // Towards a covered endpoint its own hook decides, drops and counts. What was decided here only says whether to
-    // expect a reply: without a flow there is none to expect.
     let deny = |reason, observed, opening| {
         let action = if observed { Action::Observe } else { Action::Deny };
         Outcome { action, reason, opened, opening, other: *other, authority: Authority::of(decision) }
     };
+    // Towards a covered endpoint its own hook decides, drops and counts. What was decided here only says whether to
+    // expect a reply: without a flow there is none to expect.
     let elsewhere = matches!(opened, Direction::Egress) && other.is_covered();
     let (reason, observed) = match decision.verdict {
-        Verdict::Forwarded => (None, false),
-        Verdict::Observed(reason) => (Some(reason), !elsewhere),
+        Verdict::Forwarded => (DropReason::NotReady, false),
+        Verdict::Observed(reason) => (reason, !elsewhere),
         Verdict::Dropped(reason) => {
-            let reason = match again {
-                Some(pointer) => {
-                    track::revoke(pointer, scene.config);
+            let reason = match known {
+                Some(entry) => {
+                    track::revoke(entry, scene.config);
                     diagnose::flow_revoked(scene.skb.ifindex(), scene.config.revision);
                     DropReason::Revoked
                 }
@@ -353,18 +380,18 @@ fn carry_out(
             return deny(reason, false, true);
         }
     };
-    let remembered = match again {
-        Some(pointer) => track::renew(pointer, scene.config, key, direction, frame, observed),
-        None => track::open(scene.skb, scene.config, key, direction, frame, other.peer, observed),
-    };
-    if let Err(reason) = remembered {
-        diagnose::flow_not_kept(scene.skb.ifindex());
-        return Outcome::refuse(reason, *other);
+    let opening = known.is_none();
+    match known {
+        Some(entry) => track::refresh(entry, scene.config, observed),
+        None => {
+            let (skb, peer) = (scene.skb, other.peer);
+            if let Err(reason) = track::open(skb, scene.config, key, opened, frame, peer, observed) {
+                diagnose::flow_not_kept(scene.skb.ifindex());
+                return Outcome::refuse(reason, *other);
+            }
+        }
     }
-    match reason {
-        Some(reason) if observed => deny(reason, true, again.is_none()),
-        _ => Outcome::FORWARD,
-    }
+    if observed { deny(reason, true, opening) } else { Outcome::FORWARD }
 }
 
 /// A packet's source is the port's own. That of an ICMP error stands apart: its packet is the one that it quotes.
