@@ -1,6 +1,7 @@
 //! What the integration tests share: the agent's binary, one Docker lab for a whole test program, assertions on a
 //! matrix. The labs themselves are in the `lab` crate.
 
+pub mod attached;
 pub mod bridges;
 pub mod verifier;
 pub mod watch;
