@@ -119,7 +119,9 @@ pub(crate) fn run(skb: Skb, hook: Hook) -> Verdict {
         Direction::Ingress => denial.source = other,
         Direction::Egress => denial.destination = other,
     }
-    report::denied(skb, config, &scratch.frame, &mut scratch.attempt, &mut scratch.denied, &denial)
+    let denial = scratch.denial.write(denial);
+    maps::forget();
+    report::denied(skb, config, &scratch.frame, &mut scratch.attempt, &mut scratch.denied, denial)
 }
 
 /// What a hook comes to for one packet.
@@ -232,6 +234,7 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
     if spoofed {
         return Outcome::refuse(DropReason::SpoofedSource, Side::UNKNOWN);
     }
+    maps::forget();
     if scene.port.is_covered() && matches!(frame.kind, FrameKind::Flow) {
         return flow(scene, scratch, Direction::Egress);
     }

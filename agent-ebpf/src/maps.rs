@@ -21,7 +21,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key},
 };
 
-use crate::parse::Frame;
+use crate::{parse::Frame, report::Denial};
 
 /// Agent writes; one entry.
 #[map]
@@ -77,6 +77,17 @@ pub(crate) struct Scratch {
     pub(crate) question: MaybeUninit<Attempt>,
     pub(crate) attempt: MaybeUninit<AttemptKey>,
     pub(crate) denied: MaybeUninit<DeniedKey>,
+    pub(crate) denial: MaybeUninit<Denial>,
+}
+
+/// Makes the compiler read what lies in maps again, [`Scratch`] above all.
+///
+/// It would otherwise go on with a copy of the program for each way to get here, with what it knows on that way, and
+/// the verifier would have to follow them all: the older, the less it sees that they come to the same.
+#[inline(always)]
+pub(crate) fn forget() {
+    // SAFETY: does nothing, but may have written any memory as far as the compiler knows.
+    unsafe { asm!("", options(nostack, preserves_flags)) }
 }
 
 /// `BPF_ANY` and `BPF_NOEXIST` of the kernel's bpf.h.

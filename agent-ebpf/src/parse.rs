@@ -7,14 +7,12 @@ mod ipv6;
 mod neighbour;
 mod transport;
 
-use core::arch::asm;
-
 use agent_common::{
     packet::{Address, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Intent, Mac, Packet},
     verdict::DropReason,
 };
 
-use crate::skb::Skb;
+use crate::{maps, skb::Skb};
 
 /// Length of an Ethernet header.
 const ETHERNET: usize = 14;
@@ -105,8 +103,7 @@ pub(crate) fn parse(skb: Skb, frame: &mut Frame) {
         Ok(()) => 0,
         Err(reason) => reason as u8,
     };
-    // SAFETY: does nothing, but may have written any memory as far as the compiler knows.
-    unsafe { asm!("", options(nostack, preserves_flags)) }
+    maps::forget();
 }
 
 #[inline(always)]

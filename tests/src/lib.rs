@@ -7,6 +7,7 @@ pub mod small_lab;
 pub mod bpffs;
 pub mod packet;
 
+pub mod attached;
 pub mod bridges;
 pub mod verifier;
 pub mod watch;

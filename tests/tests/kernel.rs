@@ -9,11 +9,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use integration_tests::attached;
 use integration_tests::bridges::{Bridges, Sent};
 use integration_tests::watch::{Watch, Way};
-use integration_tests::{agent_binary, assert_as_expected, assert_counts_exactly, prepare, report, verifier};
+use integration_tests::{
+    ATTEMPTS, agent_binary, assert_as_expected, assert_counts_exactly, prepare, report, verifier,
+};
 use lab::agent::{Agent, Inventory};
 use lab::netns::within;
+use lab::observed::sum;
 use lab::plain_lab::PlainLab;
 
 /// The kernel's own limit is a million; more than half of it leaves no room for a change.
@@ -102,23 +106,42 @@ fn e_the_agent_enforces_hands_over_and_detaches() {
     let mut matrix = lab.matrix(PROFILE).unwrap();
     assert_counts_exactly(&agent, &mut matrix);
 
+    assert_reasons(&agent);
+    let ways = attached::on(lab.host(), "port10").unwrap();
+    report(&format!("attached {}", ways.join(", "))).unwrap();
+    assert!(
+        matches!(ways.as_slice(), [out, into] if out.ends_with("egress to_endpoint") && into.ends_with("ingress from_endpoint")),
+        "{ways:?}"
+    );
+
     let flood = Flood::start(&lab);
     agent.kill().unwrap();
     let mut agent = start();
     let (sent, leaked) = flood.stop();
     assert!(sent > 100, "only {sent} datagrams were sent");
     assert_eq!(leaked, 0, "of {sent} denied datagrams");
+    assert_eq!(attached::on(lab.host(), "port10").unwrap(), ways, "replaced in place, not added");
     let mut matrix = lab.matrix(PROFILE).unwrap();
     assert_counts_exactly(&agent, &mut matrix);
 
     agent.stop();
     agent.detach().unwrap();
+    assert!(attached::on(lab.host(), "port10").unwrap().is_empty());
     let mut open = lab.matrix(PROFILE).unwrap();
     open.run_all_open(&|_| {}).unwrap();
     assert_as_expected(&open);
     let flood = Flood::start(&lab);
     thread::sleep(Duration::from_millis(500));
     assert!(flood.stop().1 > 0, "datagrams do not arrive without an agent either");
+}
+
+/// Each kind of denial in the matrix goes by its own reason.
+fn assert_reasons(agent: &Agent) {
+    let samples = agent.metrics().unwrap();
+    for reason in ["no_rule", "cross_instance", "host_denied", "not_exposed", "egress_denied"] {
+        assert!(sum(&samples, ATTEMPTS, &[("reason", reason), ("verdict", "dropped")]) > 0.0, "{reason}");
+    }
+    assert!(sum(&samples, ATTEMPTS, &[("verdict", "observed")]) == 0.0);
 }
 
 /// Datagrams from one service to another that it may not call, sent and counted until it is stopped.

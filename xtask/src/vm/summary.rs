@@ -15,6 +15,8 @@ pub(super) struct Summary {
     ended: Option<i32>,
     /// Instructions by program.
     programs: BTreeMap<String, u32>,
+    /// How programs got onto an interface.
+    attached: String,
     took: Duration,
 }
 
@@ -33,6 +35,8 @@ impl Summary {
                 } else {
                     summary.failed.push(name.to_owned());
                 }
+            } else if let Some(attached) = line.strip_prefix("attached ") {
+                attached.split(' ').next().unwrap_or_default().clone_into(&mut summary.attached);
             } else if let Some(program) = line.strip_prefix("program ")
                 && let Some((name, number)) = program.split_once(' ')
                 && let Ok(number) = number.trim().parse()
@@ -53,7 +57,7 @@ impl Summary {
 pub(super) fn table(summaries: &[Summary]) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["kernel", "tests", "instructions verified", "seconds"]);
+    table.set_header(["kernel", "tests", "attached by", "instructions verified", "seconds"]);
     for summary in summaries {
         let tests = match (summary.ended, summary.failed.as_slice()) {
             (None, _) => format!("{} ok, then the guest did not end", summary.passed),
@@ -63,7 +67,7 @@ pub(super) fn table(summaries: &[Summary]) -> String {
         let programs: Vec<String> =
             summary.programs.iter().map(|(program, number)| format!("{program} {number}")).collect();
         let took = format!("{:.0}", summary.took.as_secs_f32());
-        table.add_row([summary.release.clone(), tests, programs.join("\n"), took]);
+        table.add_row([summary.release.clone(), tests, summary.attached.clone(), programs.join("\n"), took]);
     }
     table.to_string()
 }
