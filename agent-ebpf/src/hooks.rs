@@ -94,7 +94,8 @@ pub(crate) fn run(skb: Skb, hook: Hook) -> Verdict {
         Some(port) => Side::of_port(skb.ifindex(), port),
         None => Side::UNKNOWN,
     };
-    let chatter = scratch.frame.kind.is_chatter();
+    // Under a false address it is an attempt all the same.
+    let chatter = scratch.frame.kind.is_chatter() && outcome.reason as u8 != DropReason::SpoofedSource as u8;
     let mut denial = Denial {
         hook,
         reason: outcome.reason,
