@@ -32,7 +32,7 @@ fn build() -> Result<&'static str, String> {
         println!("cargo:rerun-if-changed={path}");
     }
     println!("cargo:rerun-if-env-changed=PORTCULLIS_BPF_TOOLCHAIN");
-    println!("cargo:rustc-env=PORTCULLIS_COMMIT={}", commit());
+    println!("cargo:rustc-env=PORTCULLIS_REVISION={}", commit());
 
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?);

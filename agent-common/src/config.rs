@@ -51,6 +51,9 @@ impl Timeouts {
 /// The default of [`Config::mark_mask`].
 pub const DEFAULT_MARK_MASK: u32 = 0xffff_0000;
 
+/// Entries of the map `SLOTS`: what [`DEFAULT_MARK_MASK`] has room for.
+pub const MAX_SLOTS: u32 = 16_384;
+
 /// How the agent's mark bits are divided, see [`Config::mark_mask`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MarkLayout {
@@ -78,7 +81,8 @@ impl MarkLayout {
     /// How many ports can be told apart.
     #[must_use]
     pub const fn slots(self) -> u32 {
-        1 << (self.mask.count_ones() - 2)
+        let slots = 1 << (self.mask.count_ones() - 2);
+        if slots < MAX_SLOTS { slots } else { MAX_SLOTS }
     }
 
     /// The mark of packets from the port with this slot.
@@ -119,6 +123,15 @@ mod tests {
             let mark = layout.of_slot(last);
             assert_eq!((mark & slot_bits(mask)) >> mask.trailing_zeros(), last);
             assert_eq!(mark & !mask, 0);
+        }
+    }
+
+    #[test]
+    fn no_mask_gives_more_slots_than_the_map_of_slots_has() {
+        for (mask, slots) in
+            [(0xff, 64), (DEFAULT_MARK_MASK, 16_384), (0x00ff_ffff, 16_384), (u32::MAX, 16_384)]
+        {
+            assert_eq!(MarkLayout::new(mask).unwrap().slots(), slots, "{mask:#x}");
         }
     }
 

@@ -115,3 +115,57 @@ pub enum DestinationKind {
 }
 
 const _: () = assert!(size_of::<Interface>() == 168);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(flags: u8, own: &[Address]) -> Interface {
+        let mut addresses = [Address::UNSPECIFIED; MAX_ADDRESSES];
+        addresses[..own.len()].copy_from_slice(own);
+        Interface {
+            kind: InterfaceKind::Port as u8,
+            flags,
+            _pad: [0; 6],
+            mac: Mac::new([2, 0, 0, 0, 0, 1]),
+            identity: 256,
+            instance: 1,
+            bridge: 9,
+            mark: 0,
+            address_count: 0,
+            _pad2: 0,
+            addresses,
+        }
+    }
+
+    #[test]
+    fn a_port_owns_its_addresses_and_nothing_else() {
+        let address = |last| Address::from_ipv4([192, 0, 2, last]);
+        let own = [1, 2, 3, 4, 5, 6, 7, 8].map(address);
+        let full = port(0, &own);
+        assert!(own.iter().all(|address| full.owns(address)));
+        assert!(!full.owns(&address(9)));
+        assert!(!port(0, &own[..7]).owns(&own[7]));
+        // The same address in the other family is another address.
+        assert!(!full.owns(&Address::new([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 192, 0, 2, 1])));
+    }
+
+    #[test]
+    fn unused_places_own_nothing() {
+        assert!(!port(0, &[]).owns(&Address::UNSPECIFIED));
+    }
+
+    #[test]
+    fn a_known_mac_is_expected_and_an_unknown_one_taken_as_it_comes() {
+        let seen = Mac::new([2, 9, 9, 9, 9, 9]);
+        assert_eq!(port(COVERED, &[]).expected_mac(seen), Mac::new([2, 0, 0, 0, 0, 1]));
+        assert_eq!(port(ANY_MAC, &[]).expected_mac(seen), seen);
+    }
+
+    #[test]
+    fn flags_say_what_holds_of_a_port() {
+        assert!(port(COVERED, &[]).is_covered() && !port(COVERED, &[]).is_validated());
+        assert!(port(VALIDATE, &[]).is_validated() && !port(VALIDATE, &[]).is_covered());
+        assert_eq!((COVERED | VALIDATE | ANY_MAC).count_ones(), 3);
+    }
+}

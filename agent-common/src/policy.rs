@@ -142,3 +142,28 @@ const _: () = assert!(size_of::<Subject>() == 8);
 const _: () = assert!(size_of::<AddressKey>() == 28);
 const _: () = assert!(size_of::<RuleKey>() == 16);
 const _: () = assert!(size_of::<Rule>() == 12);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefix_words_lie_in_memory_as_the_address_does() {
+        let address = Address::new([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]);
+        let [a, b, c, d] = prefix_words(&address).map(u32::to_ne_bytes);
+        assert_eq!([a, b, c, d].as_flattened(), address.bytes());
+    }
+
+    #[test]
+    fn every_flag_of_a_subject_has_a_bit_of_its_own() {
+        let scopes = [Scope::FromWorld, Scope::ToWorld, Scope::ToHost, Scope::ToUnmanaged];
+        let flags = scopes.iter().fold(OUT_OF_PROFILE | UNNAMED, |flags, scope| flags | scope.flag());
+        assert_eq!(flags.count_ones(), 6);
+    }
+
+    #[test]
+    fn what_stands_before_a_prefix_is_compared_whole() {
+        assert_eq!(AddressKey::PREFIX_BASE as usize, core::mem::offset_of!(AddressKey, address) * 8);
+        assert_eq!(RuleKey::PREFIX_BASE as usize, core::mem::offset_of!(RuleKey, port_be) * 8);
+    }
+}

@@ -217,3 +217,36 @@ impl Severity {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_numbered_from_one_in_order_of_precedence() {
+        for (index, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index + 1);
+            assert_eq!(DropReason::from_number(reason as u8), Some(reason));
+        }
+        assert!(DropReason::ALL.is_sorted());
+        assert_eq!(DropReason::from_number(0), None);
+        assert_eq!(DropReason::from_number(17), None);
+    }
+
+    #[test]
+    fn unknown_numbers_are_the_strict_and_the_ordinary() {
+        for number in 0..=u8::MAX {
+            let mode = Mode::from_number(number);
+            assert_eq!(mode == Mode::Observe, number == 1, "{number}");
+            let severity = Severity::from_number(number);
+            assert!(severity as u8 == number || severity == Severity::Warning, "{number}");
+        }
+    }
+
+    #[test]
+    fn the_mode_decides_what_a_denial_does() {
+        let reason = DropReason::NoRule;
+        assert_eq!(Verdict::denied(reason, Mode::Enforce), Verdict::Dropped(reason));
+        assert_eq!(Verdict::denied(reason, Mode::Observe), Verdict::Observed(reason));
+    }
+}

@@ -1,5 +1,7 @@
 //! What happens at each hook, in order: parse, validate the sender, track, decide, report.
 
+use core::mem::MaybeUninit;
+
 use agent_common::{
     config::Config,
     decision::{Attempt, Decision, Party, decide},
@@ -10,12 +12,13 @@ use agent_common::{
 };
 
 use crate::{
+    diagnose,
     identify::{self, Side},
     maps::{self, Policy, Scratch},
     parse::{self, Frame, FrameKind},
     report::{self, Authority, Denial},
     skb::Skb,
-    track::{self, Tracked},
+    track,
 };
 
 /// What a hook comes to. Counted and carried out in one place, which keeps the programs small.
@@ -26,7 +29,7 @@ struct Outcome {
     reason: DropReason,
     /// For [`Action::Deny`]: which way the packet went that opened the flow.
     opened: Direction,
-    /// For [`Action::Deny`]: false for later packets of an observed flow.
+    /// False for later packets of an observed flow, and for what stacks send by themselves.
     opening: bool,
     /// The other side, as far as it is known.
     other: Side,
@@ -53,6 +56,12 @@ impl Outcome {
         other: Side::UNKNOWN,
         authority: Authority::NONE,
     };
+
+    /// Whether the packet is forwarded.
+    #[inline(always)]
+    const fn goes_on(&self) -> bool {
+        matches!(self.action, Action::Forward | Action::Observe)
+    }
 
     #[inline(always)]
     const fn refuse(reason: DropReason, other: Side) -> Self {
@@ -85,11 +94,12 @@ pub(crate) fn run(skb: Skb, hook: Hook) -> Verdict {
         Some(port) => Side::of_port(skb.ifindex(), port),
         None => Side::UNKNOWN,
     };
+    let chatter = scratch.frame.kind.is_chatter();
     let mut denial = Denial {
         hook,
         reason: outcome.reason,
         observed: matches!(outcome.action, Action::Observe),
-        opening: outcome.opening,
+        opening: outcome.opening && !chatter,
         source: own,
         destination: own,
         authority: outcome.authority,
@@ -131,10 +141,15 @@ fn judge(
     // Also at a port that nothing is known of yet, for the report.
     parse::parse(skb, &mut scratch.frame);
     let Some(port) = port else {
-        return match scratch.frame.flaw() {
-            Some(DropReason::InvalidPacket) => Outcome::refuse(DropReason::InvalidPacket, Side::UNKNOWN),
-            _ => Outcome::refuse(DropReason::NotReady, Side::UNKNOWN),
+        diagnose::port_without_entry(skb.ifindex());
+        let reason = match scratch.frame.flaw() {
+            Some(DropReason::InvalidPacket) => DropReason::InvalidPacket,
+            _ => DropReason::NotReady,
         };
+        let mut outcome = Outcome::refuse(reason, Side::UNKNOWN);
+        // A new container's stack finds its way before anybody uses it.
+        outcome.opening = matches!(scratch.frame.kind, FrameKind::Flow);
+        return outcome;
     };
     let scene = Scene { skb, config, port, own: Side::of_port(skb.ifindex(), port).party };
     match hook {
@@ -168,7 +183,9 @@ fn to_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
         FrameKind::Flow => flow(scene, scratch, Direction::Ingress),
         // Checked where they were sent; the host's own are trusted.
         FrameKind::Arp | FrameKind::Neighbour => Outcome::FORWARD,
-        FrameKind::Listener => Outcome::refuse(DropReason::UnsupportedProtocol, Side::UNKNOWN),
+        FrameKind::Listener | FrameKind::RouterSolicitation => {
+            Outcome::refuse(DropReason::UnsupportedProtocol, Side::UNKNOWN)
+        }
     }
 }
 
@@ -190,21 +207,29 @@ fn into_unmanaged(scene: &Scene, frame: &Frame) -> Outcome {
 #[inline(always)]
 fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
     let frame = &scratch.frame;
+    let foreign_mac = frame.source_mac != scene.port.expected_mac(frame.source_mac);
     if let Some(reason) = frame.flaw() {
-        // What an unmanaged container sends is refused where it would enter a covered endpoint.
-        return if scene.port.is_covered() {
-            Outcome::refuse(reason, Side::UNKNOWN)
+        if scene.port.is_covered() {
+            return Outcome::refuse(reason, Side::UNKNOWN);
+        }
+        // What an unmanaged container sends is refused where it would enter a covered endpoint; but no frame at all may
+        // draw another's traffic to this port in the bridge's table.
+        return if foreign_mac {
+            Outcome::refuse(DropReason::SpoofedSource, Side::UNKNOWN)
         } else {
             Outcome::FORWARD
         };
     }
-    let spoofed = frame.source_mac != scene.port.expected_mac(frame.source_mac)
+    let spoofed = foreign_mac
         || match frame.kind {
             FrameKind::Arp | FrameKind::Neighbour => !is_own_claim(scene.port, frame),
             // A covered endpoint's is looked at only if it belongs to no flow: a flow has the addresses that it
-            // was opened with.
-            FrameKind::Flow => !scene.port.is_covered() && !is_own_source(scene.port, frame),
-            FrameKind::Listener => false,
+            // was opened with. An error is found by the addresses that it quotes, which are not its own.
+            FrameKind::Flow => {
+                (!scene.port.is_covered() || matches!(frame.packet.intent, Intent::Error))
+                    && !is_own_source(scene.port, frame)
+            }
+            FrameKind::Listener | FrameKind::RouterSolicitation => false,
         };
     if spoofed {
         return Outcome::refuse(DropReason::SpoofedSource, Side::UNKNOWN);
@@ -221,21 +246,45 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
 fn flow(scene: &Scene, scratch: &mut Scratch, direction: Direction) -> Outcome {
     let frame = &scratch.frame;
     let key: &FlowKey = scratch.key.write(FlowKey::new(scene.skb.ifindex(), direction, &frame.packet));
-    let tracked = track::track(scene.skb, scene.config, key, direction, frame);
-    // The question is always about the packet that opened the flow, whichever way this one goes.
-    let (again, opened, other) = match tracked {
-        Tracked::Current => return Outcome::FORWARD,
-        Tracked::Full => return Outcome::refuse(DropReason::TableFull, Side::UNKNOWN),
-        Tracked::Again(pointer) => {
-            // SAFETY: as in `track::track`.
-            let (opened, peer) = unsafe { ((*pointer).opened, (*pointer).peer) };
-            if opened == Direction::Ingress as u8 {
-                (Some(pointer), Direction::Ingress, identify::peer(peer))
-            } else {
-                (Some(pointer), Direction::Egress, identify::receiver(&key.remote))
+    let pointer = track::find(scene.skb, scene.config, key, direction, frame);
+    // SAFETY: as in `track::find`.
+    let known = unsafe { pointer.as_mut() };
+    let outcome = match known {
+        Some(entry) if track::is_current(entry, scene.config) => Outcome::FORWARD,
+        mut known => {
+            let outcome = ask(scene, frame, key, &mut scratch.question, direction, known.as_deref_mut());
+            if known.is_none() || !outcome.goes_on() {
+                return outcome;
             }
+            outcome
         }
-        Tracked::None => {
+    };
+    // SAFETY: as in `track::find`; not null, or the packet would be through.
+    let entry = unsafe { &mut *pointer };
+    if let Err(reason) = track::follow(entry, key, direction, frame) {
+        diagnose::flow_not_kept(scene.skb.ifindex());
+        return Outcome::refuse(reason, Side::UNKNOWN);
+    }
+    outcome
+}
+
+/// Asks the policy about a packet that opens a flow, or again about the packet that opened the one it belongs to,
+/// whichever way this one goes.
+#[inline(always)]
+fn ask(
+    scene: &Scene,
+    frame: &Frame,
+    key: &FlowKey,
+    question: &mut MaybeUninit<Attempt>,
+    direction: Direction,
+    known: Option<&mut FlowEntry>,
+) -> Outcome {
+    let (opened, other) = match &known {
+        Some(entry) if entry.opened == Direction::Ingress as u8 => {
+            (Direction::Ingress, identify::peer(entry.peer))
+        }
+        Some(_) => (Direction::Egress, identify::receiver(&key.remote)),
+        None => {
             let other = match direction {
                 Direction::Ingress => identify::sender(scene.skb, scene.config),
                 Direction::Egress => identify::receiver(&key.remote),
@@ -243,10 +292,10 @@ fn flow(scene: &Scene, scratch: &mut Scratch, direction: Direction) -> Outcome {
             if let Some(reason) = cannot_open(scene, frame, key, direction, &other) {
                 return Outcome::refuse(reason, other);
             }
-            (None, direction, other)
+            (direction, other)
         }
     };
-    let attempt = scratch.question.write(match opened {
+    let attempt = question.write(match opened {
         Direction::Ingress => Attempt {
             source: other.party,
             destination: scene.own,
@@ -266,7 +315,7 @@ fn flow(scene: &Scene, scratch: &mut Scratch, direction: Direction) -> Outcome {
     });
     let policy = Policy { config: scene.config, revision: scene.config.revision };
     let decision = decide(&policy, attempt);
-    carry_out(scene, frame, key, direction, opened, again, &other, &decision)
+    carry_out(scene, frame, key, opened, known, &other, &decision)
 }
 
 /// Why a packet without a flow is not even asked about; the first reason in order.
@@ -281,6 +330,7 @@ fn cannot_open(
     match direction {
         Direction::Ingress => {
             if !other.is_known() {
+                diagnose::unknown_sender(scene.skb.ifindex(), scene.skb.ingress_ifindex(), scene.skb.mark());
                 return Some(DropReason::UnknownSource);
             }
             if !scene.port.owns(&key.local) {
@@ -301,31 +351,30 @@ fn cannot_open(
 
 /// Turns a decision into flow state and an outcome.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "one inlined step of `flow`, apart for readability")]
 fn carry_out(
     scene: &Scene,
     frame: &Frame,
     key: &FlowKey,
-    direction: Direction,
     opened: Direction,
-    again: Option<*mut FlowEntry>,
+    known: Option<&mut FlowEntry>,
     other: &Side,
     decision: &Decision,
 ) -> Outcome {
-    // Towards a covered endpoint its own hook decides, drops and counts. What was decided here only says whether to
-    // expect a reply: without a flow there is none to expect.
     let deny = |reason, observed, opening| {
         let action = if observed { Action::Observe } else { Action::Deny };
         Outcome { action, reason, opened, opening, other: *other, authority: Authority::of(decision) }
     };
+    // Towards a covered endpoint its own hook decides, drops and counts. What was decided here only says whether to
+    // expect a reply: without a flow there is none to expect.
     let elsewhere = matches!(opened, Direction::Egress) && other.is_covered();
     let (reason, observed) = match decision.verdict {
-        Verdict::Forwarded => (None, false),
-        Verdict::Observed(reason) => (Some(reason), !elsewhere),
+        Verdict::Forwarded => (DropReason::NotReady, false),
+        Verdict::Observed(reason) => (reason, !elsewhere),
         Verdict::Dropped(reason) => {
-            let reason = match again {
-                Some(pointer) => {
-                    track::revoke(pointer, scene.config);
+            let reason = match known {
+                Some(entry) => {
+                    track::revoke(entry, scene.config);
+                    diagnose::flow_revoked(scene.skb.ifindex(), scene.config.revision);
                     DropReason::Revoked
                 }
                 None if elsewhere => return Outcome::FORWARD,
@@ -334,27 +383,25 @@ fn carry_out(
             return deny(reason, false, true);
         }
     };
-    match again {
-        Some(pointer) => track::renew(pointer, scene.config, observed),
+    let opening = known.is_none();
+    match known {
+        Some(entry) => track::refresh(entry, scene.config, observed),
         None => {
-            if let Err(reason) =
-                track::open(scene.skb, scene.config, key, direction, frame, other.peer, observed)
-            {
+            let (skb, peer) = (scene.skb, other.peer);
+            if let Err(reason) = track::open(skb, scene.config, key, opened, frame, peer, observed) {
+                diagnose::flow_not_kept(scene.skb.ifindex());
                 return Outcome::refuse(reason, *other);
             }
         }
     }
-    match reason {
-        Some(reason) if observed => deny(reason, true, again.is_none()),
-        _ => Outcome::FORWARD,
-    }
+    if observed { deny(reason, true, opening) } else { Outcome::FORWARD }
 }
 
-/// A packet's source is the port's own. An ICMP error is filed under the packet that it quotes, whose receiver was
-/// this port's container; without a flow that says so it goes nowhere anyway.
+/// A packet's source is the port's own. That of an ICMP error stands apart: its packet is the one that it quotes.
 #[inline(always)]
 fn is_own_source(port: &Interface, frame: &Frame) -> bool {
-    matches!(frame.packet.intent, Intent::Error) || port.owns(&frame.packet.source)
+    let source = if matches!(frame.packet.intent, Intent::Error) { frame.claim } else { frame.packet.source };
+    port.owns(&source)
 }
 
 /// An address claim by ARP or ND names the port's own addresses and MAC, or asks before it takes one.

@@ -6,7 +6,7 @@
 use core::{arch::asm, mem::MaybeUninit};
 
 use agent_common::{
-    config::Config,
+    config::{Config, MAX_SLOTS},
     counter::{DeniedCount, DeniedKey, TOTALS as TOTAL_COUNT, Total},
     decision::Attempt,
     endpoint::{Destination, Interface, InterfaceKind},
@@ -31,7 +31,7 @@ static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(16_384, 0);
 /// Agent writes: slot of a mark → ifindex of the port, 0 for none.
 #[map]
-static SLOTS: Array<u32> = Array::with_max_entries(16_384, 0);
+static SLOTS: Array<u32> = Array::with_max_entries(MAX_SLOTS, 0);
 /// Agent writes; an address that does not fit would be the world, so the agent refuses to go on without it.
 #[map]
 static DESTINATIONS: LpmTrie<[u32; 4], Destination> = LpmTrie::with_max_entries(65_536, 0);
@@ -110,7 +110,7 @@ pub(crate) fn scratch() -> Option<&'static mut Scratch> {
 pub(crate) fn interface(ifindex: u32) -> Option<&'static Interface> {
     // SAFETY: entries are replaced as a whole and never reused for another key while a program runs long enough
     // to see it: a deleted interface's index is not given out again soon.
-    unsafe { INTERFACES.get(&ifindex) }
+    unsafe { INTERFACES.get(ifindex) }
 }
 
 /// The port with this ifindex, and nothing else.
@@ -144,7 +144,7 @@ pub(crate) fn add_denied(key: &DeniedKey, attempt: bool) {
     let mut found = DENIED.get_ptr_mut(key);
     if found.is_none() {
         // Another CPU may have made the entry in the meantime: that is as good.
-        let inserted = DENIED.insert(key, &DeniedCount { packets: 0, attempts: 0 }, NOEXIST);
+        let inserted = DENIED.insert(key, DeniedCount { packets: 0, attempts: 0 }, NOEXIST);
         if inserted.is_ok() || inserted == Err(EEXIST) {
             found = DENIED.get_ptr_mut(key);
         }
@@ -167,7 +167,7 @@ fn increment(count: *mut u64) {
     // has no atomic types, and without fetching the old value, which 5.10 cannot do.
     // SAFETY: the callers pass aligned pointers into map values.
     unsafe {
-        asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1_u64, options(nostack))
+        asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1_u64, options(nostack));
     }
 }
 
@@ -187,16 +187,16 @@ pub(crate) fn remember_attempt(key: &AttemptKey, entry: &AttemptEntry) {
     best_effort(ATTEMPTS.insert(key, entry, ANY));
 }
 
-/// A live or expired entry, and whether it stands among the established ones.
+/// A live or expired entry.
 #[inline(always)]
-pub(crate) fn flow(key: &FlowKey) -> Option<(*mut FlowEntry, bool)> {
+pub(crate) fn flow(key: &FlowKey) -> Option<*mut FlowEntry> {
     // A ping never leaves the opening table.
     if key.protocol != PROTOCOL_ICMP
         && let Some(entry) = FLOWS.get_ptr_mut(key)
     {
-        return Some((entry, true));
+        return Some(entry);
     }
-    FLOWS_OPENING.get_ptr_mut(key).map(|entry| (entry, false))
+    FLOWS_OPENING.get_ptr_mut(key)
 }
 
 /// Remembers a flow that has just been allowed to open.
@@ -238,7 +238,7 @@ impl PolicyTable for Policy<'_> {
         let key = SubjectKey { revision: self.revision, identity };
         // SAFETY: entries of a revision are not changed after it is in force, and removed only well after it
         // has been replaced.
-        unsafe { SUBJECTS.get(&key) }.copied()
+        unsafe { SUBJECTS.get(key) }.copied()
     }
 
     #[inline(always)]

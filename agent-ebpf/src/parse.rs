@@ -32,7 +32,7 @@ pub(crate) struct Frame {
     /// The addresses are those of the IP header for every IP frame; the rest only counts for
     /// [`FrameKind::Flow`].
     pub(crate) packet: Packet,
-    /// For ARP and ND: the address that the frame says belongs to `claim_mac`.
+    /// For ARP and ND: the address that the frame says belongs to `claim_mac`. For ICMP errors: who sends it.
     pub(crate) claim: Address,
     pub(crate) claim_mac: Mac,
     /// Room for headers that are too long for the stack.
@@ -52,6 +52,17 @@ pub(crate) enum FrameKind {
     Neighbour,
     /// A multicast listener message: for the bridge only.
     Listener,
+    /// A router solicitation: for nobody, but every IPv6 stack sends some when it starts.
+    RouterSolicitation,
+}
+
+impl FrameKind {
+    /// Whether stacks send such frames by themselves and the bridge copies them to every port: refusing one is no
+    /// attempt of anybody's.
+    #[inline(always)]
+    pub(crate) const fn is_chatter(self) -> bool {
+        matches!(self, Self::Listener | Self::RouterSolicitation)
+    }
 }
 
 impl Frame {
@@ -78,6 +89,7 @@ impl Frame {
         }
         self.packet.intent = Intent::Continue;
         self.ethertype = 0;
+        self.source_mac = Mac::new([0; 6]);
     }
 }
 

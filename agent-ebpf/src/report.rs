@@ -26,7 +26,7 @@ pub(crate) struct Denial {
     pub(crate) hook: Hook,
     pub(crate) reason: DropReason,
     pub(crate) observed: bool,
-    /// False for later packets of an observed flow, which are packets, not attempts.
+    /// False for what is a packet but no attempt: later packets of an observed flow, chatter of stacks.
     pub(crate) opening: bool,
     pub(crate) source: Side,
     pub(crate) destination: Side,

@@ -1,6 +1,8 @@
 //! Finds the flow that a packet belongs to and follows it. Decides nothing: a packet without a flow, or with one
 //! that must be looked at again, goes back to the hook.
 
+use core::ptr::null_mut;
+
 use agent_common::{
     config::Config,
     flow::{FlowEntry, FlowKey, FlowState, OBSERVED, PEER_HOST, PEER_UNBOUND, REVOKED, Step},
@@ -11,19 +13,6 @@ use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 
 use crate::{identify, maps, parse::Frame, skb::Skb};
 
-/// What tracking says about a packet.
-pub(crate) enum Tracked {
-    /// Part of a flow of the revision in force.
-    Current,
-    /// Part of a flow that has to be decided again, in its original direction: the revision has moved, or it is
-    /// only observed, or revoked.
-    Again(*mut FlowEntry),
-    /// Part of no flow.
-    None,
-    /// Part of a flow, but there is no room for it.
-    Full,
-}
-
 /// Nanoseconds since boot, suspend included.
 #[inline(always)]
 pub(crate) fn now() -> u64 {
@@ -31,64 +20,68 @@ pub(crate) fn now() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
-/// Looks a packet up and advances its flow.
+/// The living flow that a packet belongs to; null for none.
 #[inline(always)]
-pub(crate) fn track(
+pub(crate) fn find(
     skb: Skb,
     config: &Config,
     key: &FlowKey,
     direction: Direction,
     frame: &Frame,
-) -> Tracked {
+) -> *mut FlowEntry {
     // An opening is always decided, whatever flow there is: a SYN from the other side is a connection of its own.
     if matches!(frame.packet.intent, Intent::Open) {
-        return Tracked::None;
+        return null_mut();
     }
-    let Some((pointer, established)) = maps::flow(key) else {
-        return Tracked::None;
+    let Some(pointer) = maps::flow(key) else {
+        return null_mut();
     };
     // SAFETY: the pointer is into a map value, which stays readable while the program runs. Another CPU may write
     // to it at the same time, or an LRU map may reuse it: every field is checked for itself or only refreshed.
     let entry = unsafe { &mut *pointer };
-    let now = now();
-    if entry.is_expired(key.protocol, now, &config.timeouts) {
-        return Tracked::None;
+    if entry.is_expired(key.protocol, now(), &config.timeouts) {
+        return null_mut();
     }
     if direction == Direction::Ingress && !is_from_peer(skb, config, entry, frame.packet.intent) {
-        return Tracked::None;
+        return null_mut();
     }
-    if entry.revision != config.revision || entry.flags & (OBSERVED | REVOKED) != 0 {
-        return Tracked::Again(pointer);
-    }
-    follow(key, direction, frame, entry, established, now)
+    pointer
 }
 
-/// Refreshes and advances a flow whose packet is allowed.
+/// Whether a flow was allowed by the revision in force. Otherwise it has to be decided again, in its original
+/// direction: the revision has moved, or it is only observed, or revoked.
 #[inline(always)]
-fn follow(
+pub(crate) const fn is_current(entry: &FlowEntry, config: &Config) -> bool {
+    entry.revision == config.revision && entry.flags & (OBSERVED | REVOKED) == 0
+}
+
+/// Follows a packet of a flow that has been allowed.
+#[inline(always)]
+pub(crate) fn follow(
+    entry: &mut FlowEntry,
     key: &FlowKey,
     direction: Direction,
     frame: &Frame,
-    entry: &mut FlowEntry,
-    established: bool,
-    now: u64,
-) -> Tracked {
+) -> Result<(), DropReason> {
     if matches!(frame.packet.intent, Intent::Error) {
-        return Tracked::Current;
+        return Ok(());
     }
+    let now = now();
     // Once a second is often enough for timeouts, and keeps the entry's cache line clean.
     if now.wrapping_sub(entry.last_seen) > 1_000_000_000 {
         entry.last_seen = now;
     }
-    let step = entry.advance(key.protocol, direction, frame.packet.tcp_flags);
-    if matches!(step, Step::Establish) && !established {
-        let mut moved = *entry;
-        moved.last_seen = now;
-        if maps::establish_flow(key, &moved).is_err() {
-            return Tracked::Full;
-        }
+    let (state, flags) = (entry.state, entry.flags);
+    // An entry in the established table never says so again.
+    if matches!(entry.advance(key.protocol, direction, frame.packet.tcp_flags), Step::Stay) {
+        return Ok(());
     }
-    Tracked::Current
+    let mut moved = *entry;
+    moved.last_seen = now;
+    // Without room for it the flow has not come further: its next packet asks again.
+    entry.state = state;
+    entry.flags = flags;
+    maps::establish_flow(key, &moved).or(Err(DropReason::TableFull))
 }
 
 /// Whether a packet comes from the flow's peer, so that a reused address inherits nothing.
@@ -118,9 +111,7 @@ fn is_from_peer(skb: Skb, config: &Config, entry: &mut FlowEntry, intent: Intent
 
 /// Takes up a flow again that the revision in force allows, or only observes.
 #[inline(always)]
-pub(crate) fn renew(pointer: *mut FlowEntry, config: &Config, observed: bool) {
-    // SAFETY: as in `track`; these are plain stores of values that are right whoever wins.
-    let entry = unsafe { &mut *pointer };
+pub(crate) fn refresh(entry: &mut FlowEntry, config: &Config, observed: bool) {
     entry.flags = (entry.flags & !(OBSERVED | REVOKED)) | if observed { OBSERVED } else { 0 };
     entry.revision = config.revision;
     entry.last_seen = now();
@@ -129,9 +120,7 @@ pub(crate) fn renew(pointer: *mut FlowEntry, config: &Config, observed: bool) {
 /// Marks a flow that the revision in force denies. It is kept, unrefreshed, so that what follows is known to be
 /// revoked and a later policy can revive it.
 #[inline(always)]
-pub(crate) fn revoke(pointer: *mut FlowEntry, config: &Config) {
-    // SAFETY: as in `renew`.
-    let entry = unsafe { &mut *pointer };
+pub(crate) fn revoke(entry: &mut FlowEntry, config: &Config) {
     entry.flags |= REVOKED;
     entry.revision = config.revision;
 }
@@ -150,8 +139,8 @@ pub(crate) fn open(
     observed: bool,
 ) -> Result<(), DropReason> {
     let now = now();
-    if let Some((pointer, _)) = maps::flow(key) {
-        // SAFETY: as in `track`.
+    if let Some(pointer) = maps::flow(key) {
+        // SAFETY: as in `find`.
         let entry = unsafe { &mut *pointer };
         // A late copy of the SYN must not push a living connection back to where a flood could evict it.
         if entry.state() == FlowState::Established
@@ -160,7 +149,7 @@ pub(crate) fn open(
             && !entry.is_expired(key.protocol, now, &config.timeouts)
             && matches!(frame.packet.intent, Intent::Open)
         {
-            renew(pointer, config, observed);
+            refresh(entry, config, observed);
             return Ok(());
         }
     }

@@ -17,6 +17,7 @@ use crate::{
     http,
     inventory::{self, netlink::NetlinkError},
     reconcile::{self, PolicyError, PolicyWatch, Reconciler, RegistryError},
+    service,
     state::{AgentState, InventorySource, InventoryState},
     status::unix_seconds,
     telemetry::{
@@ -43,6 +44,8 @@ pub enum StartError {
     Telemetry(#[from] TelemetryError),
     #[error("failed to follow interfaces")]
     Netlink(#[from] NetlinkError),
+    #[error("the inventory has ended, which is a defect; what is enforced stays enforced")]
+    InventoryEnded,
     #[error("failed to write events to `{target}`")]
     Events { target: String, source: io::Error },
     #[error("failed to {verb}")]
@@ -124,10 +127,13 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
         Err(error) => tracing::warn!(%error, "policy files are not watched; SIGHUP reloads them"),
     }
     listen_for_signals(reload_sender, stop_sender)?;
-    tokio::spawn(notify_systemd(state.clone()));
+    tokio::spawn(service::ready(state.clone()));
 
     let reconciler = Reconciler::new(datapath, policies, registry, sender, telemetry);
-    let reconciler = reconcile::run(reconciler, inventory.updates(), reloads, stop).await;
+    let reconciler = reconcile::run(reconciler, inventory.updates(), reloads, stop)
+        .await
+        .ok_or(StartError::InventoryEnded)?;
+    service::stopping();
     tracing::info!("stopping; what is enforced stays enforced, `portcullis detach` removes it");
     // Destructors of the datapath have no business here: links are pinned, filters stay.
     std::mem::forget(reconciler);
@@ -227,7 +233,7 @@ fn listen_for_signals(
         loop {
             tokio::select! {
                 _ = hangup.recv() => {
-                    if reloads.send("signal").await.is_err() {
+                    if reloads.send(reconcile::BY_SIGNAL).await.is_err() {
                         return;
                     }
                 }
@@ -238,15 +244,4 @@ fn listen_for_signals(
         stop.send_replace(true);
     });
     Ok(())
-}
-
-/// Tells systemd when everything that was found is enforced, and feeds its watchdog while the loop publishes.
-async fn notify_systemd(mut state: watch::Receiver<Arc<AgentState>>) {
-    if state.wait_for(|state| state.ready).await.is_err() {
-        return;
-    }
-    tracing::info!("ready");
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::debug!(%error, "no service manager to notify");
-    }
 }

@@ -11,6 +11,7 @@ pub mod http;
 pub mod inventory;
 pub mod policy;
 pub mod reconcile;
+pub mod service;
 pub mod sources;
 pub mod state;
 pub mod status;

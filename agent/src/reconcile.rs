@@ -15,12 +15,17 @@ use std::{
 use tokio::sync::watch as channel;
 
 use self::{policies::Policies, registry::Registry};
-pub use self::{policies::PolicyError, registry::RegistryError, watch::PolicyWatch};
+pub use self::{
+    policies::{BY_SIGNAL, PolicyError},
+    registry::RegistryError,
+    watch::PolicyWatch,
+};
 use crate::{
     config::Settings,
     datapath::{Datapath, DatapathError},
     inventory::{self, snapshot::Snapshot},
     policy::{entries::Entries, resolve::ResolveError},
+    service,
     state::AgentState,
     telemetry::Telemetry,
 };
@@ -118,9 +123,11 @@ impl Reconciler {
                 self.pass();
             }
             Event::Reload { reason } => {
+                service::reloading(&self.state.borrow());
                 if self.policies.reload(reason) {
                     self.pass();
                 }
+                service::reloaded(&self.state.borrow());
             }
             Event::Tick => {
                 self.collect_flows();
@@ -144,18 +151,15 @@ impl Reconciler {
         }
         // Until the inventory has been read whole once, what an earlier agent pinned knows better.
         if update.complete {
-            match self.apply(&update) {
-                Ok(()) => self.last_error = None,
-                Err(error) => {
-                    let text = Chain(&error).to_string();
-                    if self.last_error.as_ref() != Some(&text) {
-                        tracing::error!(error = %text, "state not applied, the old one stays in force");
-                    }
-                    self.policies.failed_to_apply(&text);
-                    self.last_error = Some(text);
-                    self.unfinished = true;
-                }
+            let mut result = self.apply(&update).map_err(|error| self.failed(&error));
+            // A new policy that does not fit keeps nothing else from being applied.
+            if let Err(error) = &result
+                && self.policies.failed_to_apply(error)
+            {
+                result = self.apply(&update).map_err(|error| self.failed(&error));
             }
+            self.unfinished |= result.is_err();
+            self.last_error = result.err();
         }
         for left_out in self.datapath.left_out() {
             let (container, reason) = (&left_out.container, &left_out.reason);
@@ -167,6 +171,15 @@ impl Reconciler {
         }
         self.complaints = complaints;
         self.publish();
+    }
+
+    /// What went wrong, as a text; told once, not each time that it is tried again.
+    fn failed(&self, error: &PassError) -> String {
+        let text = Chain(error).to_string();
+        if self.last_error.as_ref() != Some(&text) {
+            tracing::error!(error = %text, "state not applied, the old one stays in force");
+        }
+        text
     }
 
     fn apply(&mut self, update: &inventory::Update) -> Result<(), PassError> {
@@ -216,23 +229,27 @@ impl Reconciler {
     }
 }
 
-/// Feeds the loop until it is told to stop.
+/// Feeds the loop until it is told to stop. `None`: nobody tells it about the host any more.
 pub async fn run(
     mut reconciler: Reconciler,
     mut updates: channel::Receiver<inventory::Update>,
     mut reloads: tokio::sync::mpsc::Receiver<&'static str>,
     mut stop: channel::Receiver<bool>,
-) -> Reconciler {
+) -> Option<Reconciler> {
     let mut tick = tokio::time::interval(RETRY_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     reconciler.publish();
     loop {
         let event = tokio::select! {
             biased;
-            _ = stop.wait_for(|&stop| stop) => return reconciler,
+            _ = stop.wait_for(|&stop| stop) => return Some(reconciler),
             changed = updates.changed() => match changed {
                 Ok(()) => Event::Host(updates.borrow_and_update().clone()),
-                Err(_closed) => return reconciler,
+                Err(_closed) => {
+                    // As at any other end, what is attached stays attached.
+                    std::mem::forget(reconciler);
+                    return None;
+                }
             },
             Some(reason) = reloads.recv() => Event::Reload { reason },
             _ = tick.tick() => Event::Tick,

@@ -28,7 +28,7 @@ fn without_an_agent_it_says_so_and_what_to_do() {
         String::from_utf8(output.stderr).unwrap(),
         format!(
             "error: agent is not running: nobody answers on `{}`\n\
-             hint: start it with `systemctl start portcullis`, or name its socket with `--control`\n",
+             hint: start it with `portcullis run`, or name its socket with `--control`\n",
             path.display()
         )
     );

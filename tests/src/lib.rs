@@ -1,5 +1,11 @@
 //! What the integration tests share: the agent's binary, one Docker lab for a whole test program, assertions on a
-//! matrix. The labs themselves are in the `lab` crate.
+//! matrix. The labs themselves are in the `lab` crate, but for the small one that only these tests use.
+
+pub mod daemon;
+pub mod small_lab;
+
+pub mod bpffs;
+pub mod packet;
 
 pub mod attached;
 pub mod bridges;

@@ -1,5 +1,6 @@
 //! `cargo xtask tidy`: the rules of the code base that no compiler knows, each a test of its own as well.
 
+mod links;
 mod rules;
 
 use std::fs;
@@ -19,13 +20,14 @@ pub(crate) struct SourceFile {
 /// A rule: its name, and what breaks it.
 type Rule = (&'static str, fn(&[SourceFile]) -> Vec<String>);
 
-const RULES: [Rule; 6] = [
+const RULES: [Rule; 7] = [
     ("every crate inherits the workspace's lints", rules::lints_inherited),
     ("every source file begins with a sentence about itself", rules::begins_with_a_sentence),
     ("no source file is longer than 500 lines", rules::not_too_long),
     ("pure rooms do no I/O", rules::pure_rooms),
     ("each library is named in its own room only", rules::libraries_in_their_rooms),
     ("no file names a machine's path or a registry", rules::no_machine_named),
+    ("links between documents lead somewhere", links::links_lead_somewhere),
 ];
 
 /// Runs the command.
@@ -102,5 +104,10 @@ mod tests {
     #[test]
     fn no_machine_is_named() {
         assert_holds(5);
+    }
+
+    #[test]
+    fn links_lead_somewhere() {
+        assert_holds(6);
     }
 }

@@ -5,7 +5,7 @@ use agent_common::{
     verdict::DropReason,
 };
 
-use super::{ETHERNET, Frame, IPV4, IPV6, byte, halves, high, ipv4, low, neighbour};
+use super::{ETHERNET, Frame, FrameKind, IPV4, IPV6, byte, halves, high, ipv4, low, neighbour};
 use crate::skb::Skb;
 
 /// Length of the header in front of an echo's data or an error's quotation.
@@ -39,6 +39,10 @@ pub(super) fn parse_v6(
     match byte(header[0], 0) {
         kind @ (135 | 136) => {
             neighbour::parse_nd(skb, offset, payload, kind, byte(header[0], 1), hop_limit, frame)
+        }
+        133 => {
+            frame.kind = FrameKind::RouterSolicitation;
+            Err(DropReason::UnsupportedProtocol)
         }
         _ if unspecified => Err(DropReason::InvalidPacket),
         128 => parse_echo(header, true, frame),
@@ -85,6 +89,7 @@ fn parse_error_v4(skb: Skb, offset: usize, payload: u32, frame: &mut Frame) -> R
     if !ipv4::is_plain(&quoted) || Address::from_ipv4_be(quoted[3]) != frame.packet.destination {
         return Err(DropReason::InvalidPacket);
     }
+    frame.claim = frame.packet.source;
     frame.packet.source = Address::from_ipv4_be(quoted[4]);
     quote(&mut frame.packet, byte(quoted[2], 1), [8, 0], [quoted[5], quoted[6]])
 }
@@ -99,6 +104,7 @@ fn parse_error_v6(skb: Skb, offset: usize, payload: u32, frame: &mut Frame) -> R
     if byte(first, 0) >> 4 != 6 || Address::from_words([quoted[1], quoted[2]]) != frame.packet.destination {
         return Err(DropReason::InvalidPacket);
     }
+    frame.claim = frame.packet.source;
     frame.packet.source = Address::from_words([quoted[3], quoted[4]]);
     let protocol = match byte(second, 2) {
         PROTOCOL_ICMPV6 => PROTOCOL_ICMP,

@@ -42,10 +42,11 @@ pub(super) fn parse_udp(skb: Skb, offset: usize, payload: u32, frame: &mut Frame
     packet.protocol = PROTOCOL_UDP;
     packet.source_port = high(header[0]);
     packet.destination_port = low(header[0]);
-    packet.intent = Intent::Datagram;
     let length = u32::from(high(header[1]));
     if length < UDP as u32 || length > payload || packet.destination_port == 0 {
         return Err(DropReason::InvalidPacket);
     }
+    // Only now: a malformed datagram is an attempt by itself, like any other malformed frame.
+    packet.intent = Intent::Datagram;
     Ok(())
 }

@@ -48,7 +48,7 @@ impl ControlError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NotRunning { .. } => {
-                Some("start it with `systemctl start portcullis`, or name its socket with `--control`")
+                Some("start it with `portcullis run`, or name its socket with `--control`")
             }
             Self::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("the socket belongs to the agent's user: use `sudo`")

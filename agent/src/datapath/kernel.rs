@@ -70,6 +70,12 @@ mod tests {
         assert_eq!(choose("6.1.0-42-cloud-amd64").unwrap(), Via::Clsact);
         assert_eq!(choose("5.10.0-35-amd64").unwrap(), Via::Clsact);
         assert!(matches!(choose("5.4.0-100-generic"), Err(KernelError::TooOld { .. })));
+        let old = choose("5.4.0-100-generic").unwrap_err();
+        assert_eq!(
+            old.to_string(),
+            "kernel `5.4.0-100-generic` is older than 5.10, the oldest that is supported"
+        );
+        assert!(old.hint().contains("run a kernel that"), "{}", old.hint());
         assert!(matches!(choose("nonsense"), Err(KernelError::TooOld { .. })));
     }
 }

@@ -41,7 +41,7 @@ pub enum PinError {
 pub struct Lock(#[expect(dead_code, reason = "its descriptor holds the lock")] fs::File);
 
 /// The magic number of a BPF file system (linux/magic.h).
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 
 impl Pins {
     #[must_use]
@@ -82,7 +82,7 @@ impl Pins {
             path: existing.to_owned(),
             source: source.into(),
         })?;
-        if i64::from(statistics.f_type) != BPF_FS_MAGIC {
+        if statistics.f_type != BPF_FS_MAGIC {
             return Err(PinError::NotBpf { path: self.root.clone() });
         }
         for path in [self.root.clone(), self.root.join(LAYOUT), self.maps(), self.links()] {

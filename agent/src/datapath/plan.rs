@@ -50,16 +50,15 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// `adopted` is what an earlier agent left in the kernel: slot → ifindex.
+    /// `adopted` is what an earlier agent left in the kernel: slot → ifindex. What its mask had room for and this one
+    /// has not gets a new slot: cut short it would be another port's.
     #[must_use]
     pub fn new(layout: MarkLayout, adopted: &BTreeMap<u32, u32>) -> Self {
-        // A narrower mask than the earlier agent's has fewer of them.
-        let adopted: BTreeMap<u32, u32> =
-            adopted.range(..layout.slots()).map(|(&slot, &port)| (slot, port)).collect();
-        let next = adopted.keys().max().map_or(0, |last| (last + 1) % layout.slots());
+        let adopted = || adopted.range(..layout.slots());
+        let next = adopted().next_back().map_or(0, |(last, _)| (last + 1) % layout.slots());
         Self {
-            by_port: adopted.iter().map(|(&slot, &port)| (port, slot)).collect(),
-            used: adopted.keys().copied().collect(),
+            by_port: adopted().map(|(&slot, &port)| (port, slot)).collect(),
+            used: adopted().map(|(&slot, _)| slot).collect(),
             next,
             capacity: layout.slots(),
         }

@@ -241,11 +241,11 @@ impl Datapath {
     /// Returns whether the revision moved. On an error the entries in force stay in force.
     pub fn apply(&mut self, snapshot: &Snapshot, entries: &Entries) -> Result<bool, DatapathError> {
         let desired = plan::host_state(snapshot, entries, self.layout, &mut self.slots);
-        self.check_room(&desired, entries)?;
         let moved = match &self.entries {
             Some(current) => !same_entries(current, entries),
             None => !self.holds(entries),
         };
+        self.check_room(&desired, moved.then_some(entries))?;
         // What changes sides is unknown, and so denied, from before the policy moves until after it has.
         let unsettled: Vec<u32> = self
             .host
@@ -263,8 +263,9 @@ impl Datapath {
         if moved {
             self.swap(entries)?;
         }
-        self.write_host(desired)?;
+        // The same entries as those in force; the lines of the policy that they stand for may have moved.
         self.entries = Some(entries.clone());
+        self.write_host(desired)?;
         Ok(moved)
     }
 
@@ -277,26 +278,19 @@ impl Datapath {
         Ok(opening + established)
     }
 
-    fn check_room(&self, desired: &HostState, entries: &Entries) -> Result<(), DatapathError> {
+    /// Whether everything has room, before anything is written. `entries`: those that will be, beside the old ones.
+    fn check_room(&self, desired: &HostState, entries: Option<&Entries>) -> Result<(), DatapathError> {
         let room = &self.maps.capacities;
         // Two revisions lie side by side during a swap.
-        let old = self.entries.as_ref();
+        let both = |count: fn(&Entries) -> usize| {
+            entries.map_or(0, |entries| count(entries) + self.entries.as_ref().map_or(0, count))
+        };
         let needs = [
             ("interfaces", "INTERFACES", desired.interfaces.len(), room.interfaces),
             ("addresses", "DESTINATIONS", desired.destinations.len(), room.destinations),
-            (
-                "services",
-                "SUBJECTS",
-                entries.subjects.len() + old.map_or(0, |old| old.subjects.len()),
-                room.subjects,
-            ),
-            ("rules", "RULES", entries.rules.len() + old.map_or(0, |old| old.rules.len()), room.rules),
-            (
-                "CIDRs",
-                "ADDRESSES",
-                entries.addresses.len() + old.map_or(0, |old| old.addresses.len()),
-                room.addresses,
-            ),
+            ("services", "SUBJECTS", both(|entries| entries.subjects.len()), room.subjects),
+            ("rules", "RULES", both(|entries| entries.rules.len()), room.rules),
+            ("CIDRs", "ADDRESSES", both(|entries| entries.addresses.len()), room.addresses),
         ];
         for (what, map, needed, room) in needs {
             if needed > room {

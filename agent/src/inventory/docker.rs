@@ -95,10 +95,11 @@ impl Client {
         }
         .map_err(use_error)?;
         let docker = match tokio::time::timeout(REQUEST_TIMEOUT, docker.negotiate_version()).await {
-            Ok(docker) => docker.map_err(use_error)?,
-            Err(_elapsed) => {
+            // Both clocks run out at the same time; whichever is read first, it is the same trouble.
+            Ok(Err(bollard::errors::Error::RequestTimeoutError)) | Err(_) => {
                 return Err(DockerError::TimedOut { what: "ask the engine for its version" });
             }
+            Ok(docker) => docker.map_err(use_error)?,
         };
         Ok(Self { docker, images: Arc::default() })
     }

@@ -46,6 +46,9 @@ impl PolicyError {
     }
 }
 
+/// The reason of a reload that somebody asked for.
+pub const BY_SIGNAL: &str = "signal";
+
 /// What the policy files say.
 #[derive(Debug)]
 pub struct Policies {
@@ -60,7 +63,8 @@ pub struct Policies {
 
 impl Policies {
     pub(super) fn load(paths: Vec<PathBuf>, profile: Option<String>) -> Result<Self, PolicyError> {
-        let (texts, set) = read(&paths, profile.as_deref())?;
+        let Reading { texts, set, warnings } = read(&paths, profile.as_deref())?;
+        log_warnings(&warnings);
         let state = ReloadState { successful: true, last_success: unix_seconds(), last_error: None };
         Ok(Self { paths, profile, texts, set, previous: None, state })
     }
@@ -76,24 +80,28 @@ impl Policies {
     /// Reads the files again; true if there is something new to apply.
     pub(super) fn reload(&mut self, reason: &'static str) -> bool {
         match read(&self.paths, self.profile.as_deref()) {
-            Ok((texts, set)) => {
+            Ok(Reading { texts, set, warnings }) => {
                 let changed = texts != self.texts;
                 let recovered = !self.state.successful;
                 self.state = ReloadState { successful: true, last_success: unix_seconds(), last_error: None };
                 if !changed {
-                    if recovered || reason == "signal" {
+                    if recovered || reason == BY_SIGNAL {
                         tracing::info!(reason, "policy read again, unchanged");
                     }
                     return recovered;
                 }
                 tracing::info!(reason, "policy read again, changed");
+                log_warnings(&warnings);
                 let old = (std::mem::replace(&mut self.texts, texts), std::mem::replace(&mut self.set, set));
                 self.previous.get_or_insert(old);
                 true
             }
             Err(error) => {
                 let summary = error.summary();
-                tracing::error!(reason, error = %summary, "invalid policy, the old one stays in force");
+                // Whoever asks gets an answer; a file that is only looked at again was told about before.
+                if reason == BY_SIGNAL || self.state.last_error.as_ref() != Some(&summary) {
+                    tracing::error!(reason, error = %summary, "invalid policy, the old one stays in force");
+                }
                 self.fail(summary);
                 false
             }
@@ -105,13 +113,13 @@ impl Policies {
         self.previous = None;
     }
 
-    /// The policy does not fit this host or its kernel: back to the last one that did.
-    pub(super) fn failed_to_apply(&mut self, error: &str) {
-        if let Some((texts, set)) = self.previous.take() {
-            self.texts = texts;
-            self.set = set;
-            self.fail(error.to_owned());
-        }
+    /// The policy does not fit this host or its kernel: back to the last one that did, if there is one.
+    pub(super) fn failed_to_apply(&mut self, error: &str) -> bool {
+        let Some((texts, set)) = self.previous.take() else { return false };
+        self.texts = texts;
+        self.set = set;
+        self.fail(error.to_owned());
+        true
     }
 
     fn fail(&mut self, error: String) {
@@ -120,16 +128,24 @@ impl Policies {
     }
 }
 
-fn read(paths: &[PathBuf], profile: Option<&str>) -> Result<(Vec<Source>, PolicySet), PolicyError> {
+/// What valid files say.
+struct Reading {
+    texts: Vec<Source>,
+    set: PolicySet,
+    warnings: Vec<Diagnostic>,
+}
+
+fn read(paths: &[PathBuf], profile: Option<&str>) -> Result<Reading, PolicyError> {
     let (texts, errors) = sources::read(paths);
     let loaded = policy::load(&texts, profile);
     match loaded.policies {
-        Some(set) if errors.is_empty() => {
-            for warning in &loaded.diagnostics {
-                tracing::warn!(file = %warning.file, code = warning.code, message = %warning.message, "policy");
-            }
-            Ok((texts, set))
-        }
+        Some(set) if errors.is_empty() => Ok(Reading { texts, set, warnings: loaded.diagnostics }),
         _ => Err(PolicyError { sources: errors, diagnostics: loaded.diagnostics }),
+    }
+}
+
+fn log_warnings(warnings: &[Diagnostic]) {
+    for warning in warnings {
+        tracing::warn!(file = %warning.file, code = warning.code, message = %warning.message, "policy");
     }
 }

@@ -6,6 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
+
 use crate::{
     inventory::{identity::IdentityRegistry, snapshot::Snapshot},
     policy::{
@@ -25,6 +30,8 @@ pub enum RegistryError {
     Io { verb: &'static str, path: PathBuf, source: io::Error },
     #[error("`{}` is damaged", path.display())]
     Damaged { path: PathBuf, source: serde_json::Error },
+    #[error("another agent is running with the state directory `{}`", path.display())]
+    InUse { path: PathBuf },
     #[error("failed to encode the identity numbers")]
     Encode(#[source] serde_json::Error),
     #[error(transparent)]
@@ -40,6 +47,9 @@ impl RegistryError {
                 "run `portcullis detach`, remove the file, and start again: numbers in the kernel and in the file have to agree",
             ),
             Self::Io { .. } => Some("the state directory has to be writable for root; see `--state-dir`"),
+            Self::InUse { .. } => {
+                Some("stop it first, or give this one its own `--state-dir`, `--pin-dir` and `--control`")
+            }
             Self::Encode(_) | Self::Resolve(_) => None,
         }
     }
@@ -51,6 +61,8 @@ pub struct Registry {
     path: PathBuf,
     numbers: IdentityRegistry,
     saved: IdentityRegistry,
+    /// Holds the directory: two agents would give the same number to different services.
+    _lock: fs::File,
 }
 
 impl Registry {
@@ -64,6 +76,12 @@ impl Registry {
             .mode(0o700)
             .create(directory)
             .map_err(failed("create", directory))?;
+        let lock = fs::File::open(directory).map_err(failed("open", directory))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(RegistryError::InUse { path: directory.to_owned() }),
+            Err(error) => return Err(failed("lock", directory)(error.into())),
+        }
         let path = directory.join(FILE);
         let numbers = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
@@ -71,7 +89,7 @@ impl Registry {
             Err(error) if error.kind() == io::ErrorKind::NotFound => IdentityRegistry::default(),
             Err(source) => return Err(RegistryError::Io { verb: "read", path, source }),
         };
-        let registry = Self { path, saved: numbers.clone(), numbers };
+        let registry = Self { path, saved: numbers.clone(), numbers, _lock: lock };
         // Numbers that could not be kept later would be found out only when they are needed.
         registry.save()?;
         Ok(registry)

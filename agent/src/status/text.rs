@@ -1,6 +1,6 @@
 //! A status for people: the answer first, then tables, and what needs attention in words. Fits 100 columns.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 
 use super::{EndpointStatus, Status};
 use crate::state::EndpointState;
@@ -109,11 +109,10 @@ fn endpoints(status: &Status) -> String {
             name,
             endpoint.container.clone(),
             or_dash(endpoint.port.as_deref().unwrap_or("")),
-            endpoint.bridge.clone(),
             or_dash(&addresses.join(" ")),
         ]
     };
-    table(&["STATE", "SERVICE", "CONTAINER", "PORT", "BRIDGE", "ADDRESSES"], status.endpoints.iter().map(row))
+    table(&["STATE", "SERVICE", "CONTAINER", "PORT", "ADDRESSES"], status.endpoints.iter().map(row))
 }
 
 fn ports(status: &Status) -> String {
@@ -173,6 +172,11 @@ fn counters(status: &Status) -> String {
     text
 }
 
+/// Blanks around a cell.
+const PADDING: usize = 2;
+/// What an IPv4 address needs.
+const ROOM_FOR_THE_LAST: usize = 18;
+
 fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     aligned(header, rows, 0)
 }
@@ -189,6 +193,14 @@ fn aligned(header: &[&str], rows: impl Iterator<Item = Vec<String>>, numbers: us
     table.add_rows(rows);
     for column in table.column_iter_mut().rev().take(numbers) {
         column.set_cell_alignment(CellAlignment::Right);
+    }
+    // Names stay whole where that leaves the last column, whose words may wrap, some room.
+    let widths = table.column_max_content_widths();
+    let names: usize = widths.iter().rev().skip(1).map(|width| usize::from(*width) + PADDING).sum();
+    if names + ROOM_FOR_THE_LAST <= usize::from(WIDTH) {
+        for column in table.column_iter_mut().rev().skip(1) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
     }
     let mut text = String::new();
     for line in table.lines() {

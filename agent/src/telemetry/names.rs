@@ -85,12 +85,12 @@ pub const MAP_CAPACITY: Metric =
 pub const RELOAD_SUCCESSFUL: Metric = gauge(
     "portcullis_config_last_reload_successful",
     &[],
-    "Whether the last attempt to load policy and settings succeeded; if not, the state before it is in force.",
+    "Whether the last attempt to load the policy succeeded; if not, the state before it is in force.",
 );
 pub const RELOAD_SUCCESS_TIMESTAMP: Metric = gauge(
     "portcullis_config_last_reload_success_timestamp_seconds",
     &[],
-    "When policy and settings were last loaded, in seconds since 1970.",
+    "When the policy was last loaded, in seconds since 1970.",
 );
 pub const POLICY_APPLY: Metric = Metric {
     name: "portcullis_policy_apply_seconds",

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use lab::agent::Agent;
-use lab::observed::{Event, Sample};
+use lab::observed::{Event, Peer, Sample};
 
 const ATTEMPTS: &str = "portcullis_denied_connection_attempts_total";
 const SHOWN: usize = 6;
@@ -54,7 +54,17 @@ fn counts(sample: &Sample, event: &Event) -> bool {
         && sample.value > 0.0
         && is("reason", &event.reason)
         && is("project", &event.project)
-        && event.destination.service.as_deref().is_none_or(|service| is("destination", service))
-        && event.source.service.as_deref().is_none_or(|service| is("source", service))
+        && is("destination", party(&event.destination, &event.project).as_str())
+        && is("source", party(&event.source, &event.project).as_str())
         && event.destination.port.is_none_or(|port| is("port", &port.to_string()) || is("port", "other"))
+}
+
+/// A party's name in the metrics: its service, with its project where that is not the deciding one's; otherwise its
+/// kind.
+fn party(party: &Peer, project: &str) -> String {
+    match (party.kind.as_str(), &party.project, &party.service) {
+        ("service", Some(own), Some(service)) if own == project => service.clone(),
+        ("service", Some(own), Some(service)) => format!("{own}/{service}"),
+        (kind, ..) => kind.to_owned(),
+    }
 }

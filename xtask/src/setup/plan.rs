@@ -164,7 +164,7 @@ fn instructions(facts: &Facts, packages: &BTreeSet<String>, steps: &[Step]) -> S
     for step in steps {
         match step {
             Step::UnpackEngine => {
-                text.push_str(&format!("  {} in PATH; none of them has to run\n", ENGINE.join(", ")))
+                text.push_str(&format!("  {} in PATH; none of them has to run\n", ENGINE.join(", ")));
             }
             Step::Compose => text.push_str("  docker-compose\n"),
             Step::Components(components) => {

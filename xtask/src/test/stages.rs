@@ -23,12 +23,14 @@ pub(super) struct Stage {
 enum Work {
     /// A command that passes or fails as a whole.
     Check(&'static [&'static str]),
+    /// The same with unstable language features allowed.
+    CheckUnstable(&'static [&'static str]),
     /// `cargo test`, whose results are added up.
     Tests(&'static [&'static str]),
 }
 
 /// In order: cheap before dear, unprivileged before privileged.
-pub(super) const STAGES: [Stage; 7] = [
+pub(super) const STAGES: [Stage; 8] = [
     stage("fmt", "formatting", Work::Check(&["fmt", "--all", "--check"])),
     stage(
         "tidy",
@@ -40,13 +42,42 @@ pub(super) const STAGES: [Stage; 7] = [
         ..stage(
             "clippy",
             "lints",
-            Work::Check(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]),
+            Work::Check(&[
+                "clippy",
+                "--workspace",
+                "--exclude=agent-ebpf",
+                "--all-targets",
+                "--quiet",
+                "--",
+                "-D",
+                "warnings",
+            ]),
+        )
+    },
+    Stage {
+        stops_the_rest: true,
+        ..stage(
+            "clippy-bpf",
+            "lints of the kernel programs",
+            // Checked for this machine's target, which needs no BPF toolchain; their unstable features need the
+            // environment variable.
+            Work::CheckUnstable(&[
+                "clippy",
+                "--package=agent-ebpf",
+                "--bins",
+                "--profile=bpf",
+                "--target-dir=target/clippy-bpf",
+                "--quiet",
+                "--",
+                "-D",
+                "warnings",
+            ]),
         )
     },
     stage(
         "unit",
         "unit, property and command line tests",
-        Work::Tests(&["--workspace", "--exclude", "integration-tests"]),
+        Work::Tests(&["--workspace", "--exclude", "integration-tests", "--exclude", "agent-ebpf"]),
     ),
     Stage {
         stops_the_rest: true,
@@ -90,6 +121,11 @@ impl Stage {
         match self.work {
             Work::Check(arguments) => {
                 let status = cargo(arguments).status().context("failed to run cargo")?;
+                Ok(Tally::of_one(status.success()))
+            }
+            Work::CheckUnstable(arguments) => {
+                let status =
+                    cargo(arguments).env("RUSTC_BOOTSTRAP", "1").status().context("failed to run cargo")?;
                 Ok(Tally::of_one(status.success()))
             }
             Work::Tests(arguments) => tests(arguments),

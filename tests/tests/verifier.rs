@@ -1,0 +1,177 @@
+//! The verifier takes every program, and what is pinned is for root only, checked before it is used, and gone when it
+//! is removed.
+#![expect(clippy::unwrap_used, reason = "tests panic")]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use agent_common::verdict::Hook;
+use aya::maps::{MapData, MapInfo};
+use integration_tests::bpffs::Bpffs;
+use integration_tests::prepare;
+use portcullis::datapath::pins::{PinError, Pins};
+use portcullis::datapath::{Datapath, DatapathError, Options, loader, maps};
+
+/// Well below the kernel's million, so that a growing program is seen while there is room.
+const MOST_INSTRUCTIONS: u32 = 150_000;
+
+fn bpffs() -> Bpffs {
+    prepare().unwrap();
+    Bpffs::mount().unwrap()
+}
+
+fn files(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// The error and all its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+#[test]
+fn every_program_passes_the_verifier_within_bounds() {
+    let bpffs = bpffs();
+    let mut datapath = Datapath::open(&Options::new(bpffs.pins())).unwrap();
+    let counts = datapath.verified_instructions().unwrap();
+    assert_eq!(counts.iter().map(|(name, _)| *name).collect::<Vec<_>>(), Hook::ALL.map(Hook::name));
+    for (program, count) in counts {
+        eprintln!("{program}: {count} instructions verified, built by {}", loader::BPF_TOOLCHAIN);
+        assert!((1..MOST_INSTRUCTIONS).contains(&count), "`{program}`: {count} instructions");
+    }
+}
+
+#[test]
+fn the_programs_load_with_diagnostics_too() {
+    let bpffs = bpffs();
+    let options = Options { diagnostics: true, ..Options::new(bpffs.pins()) };
+    let mut datapath = Datapath::open(&options).unwrap();
+    for (program, count) in datapath.verified_instructions().unwrap() {
+        assert!(count < MOST_INSTRUCTIONS, "`{program}`: {count} instructions");
+    }
+}
+
+#[test]
+fn pins_are_for_root_only() {
+    let bpffs = bpffs();
+    let _datapath = Datapath::open(&Options::new(bpffs.pins())).unwrap();
+    let pins = Pins::new(&bpffs.pins());
+    for directory in [pins.root().to_owned(), pins.root().join("v1"), pins.maps(), pins.links()] {
+        let metadata = fs::metadata(&directory).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o700, "{}", directory.display());
+        assert_eq!((metadata.uid(), metadata.gid()), (0, 0), "{}", directory.display());
+    }
+    let mut expected = maps::NAMES.map(str::to_owned);
+    expected.sort();
+    assert_eq!(files(&pins.maps()), expected);
+    for name in maps::NAMES {
+        let mode = fs::metadata(pins.map(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "`{name}` has mode {mode:o}");
+    }
+}
+
+#[test]
+fn a_directory_that_others_could_read_is_restricted() {
+    let bpffs = bpffs();
+    fs::create_dir(bpffs.pins()).unwrap();
+    fs::set_permissions(bpffs.pins(), fs::Permissions::from_mode(0o777)).unwrap();
+    let _datapath = Datapath::open(&Options::new(bpffs.pins())).unwrap();
+    assert_eq!(fs::metadata(bpffs.pins()).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn removing_leaves_nothing() {
+    let bpffs = bpffs();
+    let pins = Pins::new(&bpffs.pins());
+    assert_eq!(pins.remove().unwrap(), 0, "nothing is there yet");
+    let datapath = Datapath::open(&Options::new(bpffs.pins())).unwrap();
+    drop(datapath);
+    assert!(pins.maps().exists(), "maps outlive the agent");
+    assert_eq!(pins.remove().unwrap(), maps::NAMES.len());
+    assert!(!bpffs.pins().exists());
+}
+
+#[test]
+fn removing_leaves_what_others_have_put_there() {
+    let bpffs = bpffs();
+    let pins = Pins::new(&bpffs.pins());
+    let _datapath = Datapath::open(&Options::new(bpffs.pins())).unwrap();
+    fs::create_dir(bpffs.pins().join("somebody")).unwrap();
+    pins.remove().unwrap();
+    assert_eq!(files(&bpffs.pins()), ["somebody"]);
+}
+
+#[test]
+fn what_an_earlier_agent_pinned_is_taken_over() {
+    let bpffs = bpffs();
+    let pins = Pins::new(&bpffs.pins());
+    let numbers = || maps::NAMES.map(|name| MapInfo::from_pin(pins.map(name)).unwrap().id());
+    let first = Datapath::open(&Options::new(bpffs.pins())).unwrap();
+    let before = numbers();
+    drop(first);
+    let _second = Datapath::open(&Options::new(bpffs.pins())).unwrap();
+    assert_eq!(numbers(), before);
+}
+
+#[test]
+fn a_pinned_map_of_another_shape_is_refused() {
+    let bpffs = bpffs();
+    let pins = Pins::new(&bpffs.pins());
+    drop(Datapath::open(&Options::new(bpffs.pins())).unwrap());
+    for (pinned, name, message) in [
+        (
+            "SUBJECTS",
+            "CONFIG",
+            "a pinned map does not fit this version: pinned map `CONFIG` has type Hash, not Array",
+        ),
+        (
+            "FLOWS",
+            "SUBJECTS",
+            "a pinned map does not fit this version: pinned map `SUBJECTS` has key size 48, not 8",
+        ),
+        (
+            "SLOTS",
+            "CONFIG",
+            "a pinned map does not fit this version: pinned map `CONFIG` has value size 4, not 40",
+        ),
+    ] {
+        let ours = bpffs.pins().join("kept");
+        fs::rename(pins.map(name), &ours).unwrap();
+        MapData::from_pin(pins.map(pinned)).unwrap().pin(pins.map(name)).unwrap();
+        let error = Datapath::open(&Options::new(bpffs.pins())).unwrap_err();
+        assert_eq!(chain(&error), message);
+        assert!(error.hint().unwrap().contains("portcullis detach"), "{:?}", error.hint());
+        fs::remove_file(pins.map(name)).unwrap();
+        fs::rename(&ours, pins.map(name)).unwrap();
+    }
+    Datapath::open(&Options::new(bpffs.pins())).unwrap();
+}
+
+#[test]
+fn a_directory_that_is_not_on_a_bpf_file_system_is_refused() {
+    let bpffs = bpffs();
+    let directory = bpffs.elsewhere().join("pins").join("deep");
+    let error = Datapath::open(&Options::new(directory.clone())).unwrap_err();
+    assert!(matches!(error, DatapathError::Pins(PinError::NotBpf { .. })), "{error:?}");
+    assert_eq!(chain(&error), format!("`{}` is not on a BPF file system", directory.display()));
+    assert_eq!(error.hint().unwrap(), "mount one: `mount -t bpf bpf /sys/fs/bpf`");
+    assert!(!directory.exists(), "nothing is made there");
+}
+
+#[test]
+fn a_mark_mask_without_room_is_refused() {
+    let bpffs = bpffs();
+    let options = Options { mark_mask: 0x7f, ..Options::new(bpffs.pins()) };
+    let error = Datapath::open(&options).unwrap_err();
+    assert_eq!(chain(&error), "mark mask `0x7f` is not at least 8 contiguous bits");
+    assert!(!bpffs.pins().exists(), "nothing is pinned");
+}
