@@ -63,7 +63,10 @@ pub struct Attempt {
 /// What was decided, by whom, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
-    pub verdict: Verdict,
+    /// Whether the policy allows it; if so, `reason` and `mode` mean nothing.
+    pub allowed: bool,
+    pub reason: DropReason,
+    pub mode: Mode,
     /// The identity whose policy decided; [`identity::UNKNOWN`] where no policy applies.
     pub subject: u32,
     /// Seen from the subject.
@@ -73,6 +76,17 @@ pub struct Decision {
     /// The number of the policy, 0 for none.
     pub policy: u16,
     pub severity: Severity,
+}
+
+impl Decision {
+    /// What happens to the packet.
+    ///
+    /// Not a field: a verdict without a reason leaves bytes unset that the compiler copies all the same, which the
+    /// kernel's verifier refuses.
+    #[inline(always)]
+    pub const fn verdict(&self) -> Verdict {
+        if self.allowed { Verdict::Forwarded } else { Verdict::denied(self.reason, self.mode) }
+    }
 }
 
 /// Decides an attempt.
@@ -90,7 +104,9 @@ pub fn decide(table: &impl PolicyTable, attempt: &Attempt) -> Decision {
         (Direction::Egress, &attempt.source, &attempt.destination, &attempt.destination_address)
     } else {
         return Decision {
-            verdict: Verdict::Forwarded,
+            allowed: true,
+            reason: DropReason::NoRule,
+            mode: Mode::Enforce,
             subject: identity::UNKNOWN,
             direction: Direction::Ingress,
             rule: 0,
@@ -101,7 +117,9 @@ pub fn decide(table: &impl PolicyTable, attempt: &Attempt) -> Decision {
     let subject = subject_party.identity;
     let Some(row) = table.subject(subject) else {
         return Decision {
-            verdict: Verdict::denied(DropReason::NotReady, table.strictest_mode()),
+            allowed: false,
+            reason: DropReason::NotReady,
+            mode: table.strictest_mode(),
             subject,
             direction,
             rule: 0,
@@ -110,7 +128,9 @@ pub fn decide(table: &impl PolicyTable, attempt: &Attempt) -> Decision {
         };
     };
     let mut decision = Decision {
-        verdict: Verdict::Forwarded,
+        allowed: false,
+        reason: DropReason::NoRule,
+        mode: Mode::from_number(row.mode),
         subject,
         direction,
         rule: 0,
@@ -121,11 +141,11 @@ pub fn decide(table: &impl PolicyTable, attempt: &Attempt) -> Decision {
     if let Some(rule) = table.rule(subject, class, direction, attempt.protocol, attempt.port) {
         decision.rule = rule.rule;
         if rule.allow != 0 {
+            decision.allowed = true;
             return decision;
         }
     }
-    let reason = denial_reason(table, &row, direction, subject_party, peer);
-    decision.verdict = Verdict::denied(reason, Mode::from_number(row.mode));
+    decision.reason = denial_reason(table, &row, direction, subject_party, peer);
     decision
 }
 

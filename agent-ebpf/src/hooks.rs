@@ -367,22 +367,19 @@ fn carry_out(
     // Towards a covered endpoint its own hook decides, drops and counts. What was decided here only says whether to
     // expect a reply: without a flow there is none to expect.
     let elsewhere = matches!(opened, Direction::Egress) && other.is_covered();
-    let (reason, observed) = match decision.verdict {
-        Verdict::Forwarded => (DropReason::NotReady, false),
-        Verdict::Observed(reason) => (reason, !elsewhere),
-        Verdict::Dropped(reason) => {
-            let reason = match known {
-                Some(entry) => {
-                    track::revoke(entry, scene.config);
-                    diagnose::flow_revoked(scene.skb.ifindex(), scene.config.revision);
-                    DropReason::Revoked
-                }
-                None if elsewhere => return Outcome::FORWARD,
-                None => reason,
-            };
-            return deny(reason, false, true);
-        }
-    };
+    if !decision.allowed && matches!(decision.mode, Mode::Enforce) {
+        let reason = match known {
+            Some(entry) => {
+                track::revoke(entry, scene.config);
+                diagnose::flow_revoked(scene.skb.ifindex(), scene.config.revision);
+                DropReason::Revoked
+            }
+            None if elsewhere => return Outcome::FORWARD,
+            None => decision.reason,
+        };
+        return deny(reason, false, true);
+    }
+    let observed = !decision.allowed && !elsewhere;
     let opening = known.is_none();
     match known {
         Some(entry) => track::refresh(entry, scene.config, observed),
@@ -394,7 +391,7 @@ fn carry_out(
             }
         }
     }
-    if observed { deny(reason, true, opening) } else { Outcome::FORWARD }
+    if observed { deny(decision.reason, true, opening) } else { Outcome::FORWARD }
 }
 
 /// A packet's source is the port's own. That of an ICMP error stands apart: its packet is the one that it quotes.

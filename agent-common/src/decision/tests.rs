@@ -83,7 +83,7 @@ fn attempt(source: Party, destination: Party) -> Attempt {
 
 #[track_caller]
 fn assert_dropped(table: &Table, source: Party, destination: Party, reason: DropReason) {
-    assert_eq!(decide(table, &attempt(source, destination)).verdict, Verdict::Dropped(reason));
+    assert_eq!(decide(table, &attempt(source, destination)).verdict(), Verdict::Dropped(reason));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn where_nobody_is_covered_nothing_is_restricted() {
     for source in [Party::UNMANAGED, Party::HOST, Party::WORLD] {
         for destination in [Party::UNMANAGED, Party::HOST, Party::WORLD] {
             let decision = decide(&table(), &attempt(source, destination));
-            assert_eq!((decision.verdict, decision.policy, decision.rule), (Verdict::Forwarded, 0, 0));
+            assert_eq!((decision.verdict(), decision.policy, decision.rule), (Verdict::Forwarded, 0, 0));
             assert_eq!(decision.subject, identity::UNKNOWN);
         }
     }
@@ -139,7 +139,7 @@ fn an_endpoint_without_a_row_is_not_ready_under_the_strictest_mode() {
     }
     table.strictest = Some(Mode::Observe);
     let decision = decide(&table, &attempt(Party::WORLD, covered(999, 1)));
-    assert_eq!(decision.verdict, Verdict::Observed(DropReason::NotReady));
+    assert_eq!(decision.verdict(), Verdict::Observed(DropReason::NotReady));
     assert_eq!((decision.policy, decision.subject), (0, 999));
 }
 
@@ -150,7 +150,7 @@ fn between_endpoints_only_the_destination_decides() {
     assert_dropped(&table, covered(257, 1), covered(256, 1), DropReason::NoRule);
     table.rules.insert((256, 257, Direction::Ingress, PROTOCOL_TCP, 80), rule(2, 1));
     let decision = decide(&table, &attempt(covered(257, 1), covered(256, 1)));
-    assert_eq!((decision.verdict, decision.rule), (Verdict::Forwarded, 2));
+    assert_eq!((decision.verdict(), decision.rule), (Verdict::Forwarded, 2));
     assert_eq!((decision.subject, decision.direction), (256, Direction::Ingress));
     assert_eq!((decision.policy, decision.severity), (3, Severity::Critical));
 }
@@ -160,7 +160,7 @@ fn a_rule_is_about_its_protocol_port_peer_and_direction() {
     let mut table = table();
     table.rules.insert((256, identity::HOST, Direction::Ingress, PROTOCOL_TCP, 80), rule(1, 1));
     let open = attempt(Party::HOST, covered(256, 1));
-    assert_eq!(decide(&table, &open).verdict, Verdict::Forwarded);
+    assert_eq!(decide(&table, &open).verdict(), Verdict::Forwarded);
     for other in [
         Attempt { port: 81, ..open },
         Attempt { protocol: PROTOCOL_UDP, ..open },
@@ -169,7 +169,7 @@ fn a_rule_is_about_its_protocol_port_peer_and_direction() {
         Attempt { destination: covered(257, 1), ..open },
         Attempt { source: covered(256, 1), destination: Party::HOST, ..open },
     ] {
-        assert!(matches!(decide(&table, &other).verdict, Verdict::Dropped(_)), "{other:?}");
+        assert!(matches!(decide(&table, &other).verdict(), Verdict::Dropped(_)), "{other:?}");
     }
 }
 
@@ -178,20 +178,20 @@ fn an_entry_that_denies_names_its_line() {
     let mut table = table();
     table.rules.insert((256, 257, Direction::Ingress, PROTOCOL_TCP, 80), rule(5, 0));
     let decision = decide(&table, &attempt(covered(257, 1), covered(256, 1)));
-    assert_eq!((decision.verdict, decision.rule), (Verdict::Dropped(DropReason::NoRule), 5));
+    assert_eq!((decision.verdict(), decision.rule), (Verdict::Dropped(DropReason::NoRule), 5));
 }
 
 #[test]
 fn observing_reports_and_forwards() {
     let table = table();
     let decision = decide(&table, &attempt(Party::WORLD, covered(261, 1)));
-    assert_eq!(decision.verdict, Verdict::Observed(DropReason::NotExposed));
+    assert_eq!(decision.verdict(), Verdict::Observed(DropReason::NotExposed));
     let decision = decide(&table, &attempt(covered(261, 1), Party::WORLD));
-    assert_eq!(decision.verdict, Verdict::Observed(DropReason::EgressDenied));
+    assert_eq!(decision.verdict(), Verdict::Observed(DropReason::EgressDenied));
     // The mode is the destination's.
     assert_dropped(&table, covered(261, 1), covered(256, 1), DropReason::NoRule);
     let decision = decide(&table, &attempt(covered(256, 1), covered(261, 1)));
-    assert_eq!(decision.verdict, Verdict::Observed(DropReason::NoRule));
+    assert_eq!(decision.verdict(), Verdict::Observed(DropReason::NoRule));
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn addresses_are_looked_up_only_under_their_flag_and_scope() {
         } else {
             (Address::new([1; 16]), OFFICE)
         };
-        let verdict = |table: &Table, tried: &Attempt| decide(table, tried).verdict;
+        let verdict = |table: &Table, tried: &Attempt| decide(table, tried).verdict();
         assert!(matches!(verdict(&table, &tried), Verdict::Dropped(_)), "{scope:?} without its flag");
         for (other, ..) in scopes {
             table.subjects.insert(256, row(Mode::Enforce, other.flag()));
@@ -235,7 +235,7 @@ fn an_address_without_a_class_is_its_plain_peer() {
     table.subjects.insert(256, row(Mode::Enforce, Scope::FromWorld.flag()));
     table.rules.insert((256, identity::WORLD, Direction::Ingress, PROTOCOL_TCP, 80), rule(1, 1));
     let open = attempt(Party::WORLD, covered(256, 1));
-    assert_eq!(decide(&table, &open).verdict, Verdict::Forwarded);
+    assert_eq!(decide(&table, &open).verdict(), Verdict::Forwarded);
     table.classes.insert((256, Scope::FromWorld, open.source_address), CLASS);
     assert_dropped(&table, open.source, open.destination, DropReason::NotExposed);
 }
@@ -246,8 +246,8 @@ fn unmanaged_peers_that_a_policy_names_have_entries_of_their_own() {
     let named = Party { kind: PartyKind::Unmanaged, identity: 300, instance: 0 };
     table.rules.insert((256, 300, Direction::Ingress, PROTOCOL_TCP, 80), rule(1, 1));
     table.rules.insert((256, 300, Direction::Egress, PROTOCOL_TCP, 80), rule(2, 1));
-    assert_eq!(decide(&table, &attempt(named, covered(256, 1))).verdict, Verdict::Forwarded);
-    assert_eq!(decide(&table, &attempt(covered(256, 1), named)).verdict, Verdict::Forwarded);
+    assert_eq!(decide(&table, &attempt(named, covered(256, 1))).verdict(), Verdict::Forwarded);
+    assert_eq!(decide(&table, &attempt(covered(256, 1), named)).verdict(), Verdict::Forwarded);
     assert_dropped(&table, Party::UNMANAGED, covered(256, 1), DropReason::NoRule);
     assert_dropped(&table, covered(256, 1), Party::UNMANAGED, DropReason::EgressDenied);
 }
@@ -294,13 +294,13 @@ proptest! {
             (source, destination, Direction::Egress)
         };
         if deciding.kind != PartyKind::Covered {
-            prop_assert_eq!(decision.verdict, Verdict::Forwarded);
+            prop_assert_eq!(decision.verdict(), Verdict::Forwarded);
             return Ok(());
         }
         let allowed = |peer: u32| {
             table.rule(deciding.identity, peer, direction, PROTOCOL_TCP, port).is_some_and(|rule| rule.allow != 0)
         };
-        match decision.verdict {
+        match decision.verdict() {
             Verdict::Forwarded => {
                 prop_assert!(allowed(peer.identity) || allowed(CLASS), "{:?}", attempt);
                 prop_assert!(table.subject(deciding.identity).is_some());

@@ -27,7 +27,8 @@ fn entry(opened: Direction) -> FlowEntry {
         state: FlowState::Opening as u8,
         opened: opened as u8,
         flags: 0,
-        _pad: [0; 5],
+        _pad: 0,
+        _pad2: 0,
     }
 }
 

@@ -182,9 +182,9 @@ fn cell(imagined: &Imagined, caller: &Caller, party: Party, protocol: u8, port: 
             decide(&imagined.entries, &attempt)
         })
         .collect();
-    let allowed = decisions.iter().find(|decision| decision.verdict == Verdict::Forwarded);
+    let allowed = decisions.iter().find(|decision| decision.verdict() == Verdict::Forwarded);
     let decisive = allowed.or(decisions.first());
-    let reason = decisive.and_then(|decision| match decision.verdict {
+    let reason = decisive.and_then(|decision| match decision.verdict() {
         Verdict::Forwarded => None,
         Verdict::Dropped(reason) | Verdict::Observed(reason) => Some(reason.name()),
     });
@@ -211,7 +211,7 @@ fn egress_cell(
                 protocol,
                 port,
             };
-            decide(&imagined.entries, &attempt).verdict == Verdict::Forwarded
+            decide(&imagined.entries, &attempt).verdict() == Verdict::Forwarded
         })
     };
     let mut named: Vec<Ports> = effective

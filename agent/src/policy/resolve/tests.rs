@@ -122,13 +122,13 @@ impl Host {
     #[track_caller]
     fn opens(&self, from: &str, to: &str, protocol: u8, port: u16) {
         let decision = self.decide(from, to, protocol, port);
-        assert_eq!(decision.verdict, Verdict::Forwarded, "{from} to {to}:{port}/{protocol}");
+        assert_eq!(decision.verdict(), Verdict::Forwarded, "{from} to {to}:{port}/{protocol}");
     }
 
     #[track_caller]
     fn denies(&self, from: &str, to: &str, protocol: u8, port: u16, reason: DropReason) {
         let decision = self.decide(from, to, protocol, port);
-        assert_eq!(decision.verdict, Verdict::Dropped(reason), "{from} to {to}:{port}/{protocol}");
+        assert_eq!(decision.verdict(), Verdict::Dropped(reason), "{from} to {to}:{port}/{protocol}");
     }
 
     fn origin(&self, decision: &Decision) -> (&str, &str) {
@@ -219,7 +219,7 @@ fn narrower_ports_decide() {
         (201, true, false, false),
     ] {
         for (name, open) in [("p/a", a), ("p/b", b), ("world", world)] {
-            let verdict = host.decide(name, "p/s", TCP, port).verdict;
+            let verdict = host.decide(name, "p/s", TCP, port).verdict();
             assert_eq!(verdict == Verdict::Forwarded, open, "{name} {port}");
         }
     }
@@ -242,7 +242,7 @@ fn groups_and_ranges_match_only_the_world_and_add_up() {
         ("203.0.113.1", vec![80]),
     ] {
         for port in [22, 80, 90, 99] {
-            let verdict = host.decide(source, "p/s", TCP, port).verdict;
+            let verdict = host.decide(source, "p/s", TCP, port).verdict();
             assert_eq!(verdict == Verdict::Forwarded, open.contains(&port), "{source} {port}");
         }
     }
@@ -379,7 +379,7 @@ fn a_container_policy_is_one_instance_apart_from_a_project_of_its_name() {
             protocol: TCP,
             port: 1,
         };
-        decide(&host.entries, &attempt).verdict
+        decide(&host.entries, &attempt).verdict()
     };
     assert_eq!(verdict(1), Verdict::Forwarded);
     assert_eq!(verdict(2), Verdict::Dropped(DropReason::CrossInstance));
@@ -393,7 +393,7 @@ fn modes_are_per_service_and_the_strictest_holds_for_strangers() {
         "mode: observe\nservices:\n  a: { ports: [1/tcp] }\n  b: { mode: enforce, ports: [1/tcp] }\n",
         &[("p", "a"), ("p", "b")],
     );
-    assert_eq!(host.decide("world", "p/a", TCP, 1).verdict, Verdict::Observed(DropReason::NotExposed));
+    assert_eq!(host.decide("world", "p/a", TCP, 1).verdict(), Verdict::Observed(DropReason::NotExposed));
     host.denies("world", "p/b", TCP, 1, DropReason::NotExposed);
     assert_eq!(host.entries.strictest_mode, Some(Mode::Enforce));
     assert_eq!(
@@ -543,7 +543,7 @@ proptest! {
         let host = Host::simple(&text, &[("p", "a"), ("p", "s")]);
         let edges = entries.iter().flat_map(|&(_, first, last, _)| [first.wrapping_sub(1), first, last, last.wrapping_add(1)]);
         for port in edges.chain(probes) {
-            let open = host.decide("p/a", "p/s", TCP, port).verdict == Verdict::Forwarded;
+            let open = host.decide("p/a", "p/s", TCP, port).verdict() == Verdict::Forwarded;
             prop_assert_eq!(open, expected(&entries, port), "{} in\n{}", port, text);
         }
     }
@@ -572,7 +572,7 @@ proptest! {
             }
             for (index, network) in networks.iter().enumerate() {
                 let port = u16::try_from(index + 1).unwrap();
-                let open = host.decide(&address.to_string(), "p/s", TCP, port).verdict == Verdict::Forwarded;
+                let open = host.decide(&address.to_string(), "p/s", TCP, port).verdict() == Verdict::Forwarded;
                 prop_assert_eq!(open, network.contains(&address), "{} {}", address, network);
             }
         }
