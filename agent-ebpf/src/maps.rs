@@ -144,7 +144,11 @@ pub(crate) fn add_denied(key: &DeniedKey, attempt: bool) {
     let mut found = DENIED.get_ptr_mut(key);
     if found.is_none() {
         // Another CPU may have made the entry in the meantime: that is as good.
-        let inserted = DENIED.insert(key, DeniedCount { packets: 0, attempts: 0 }, NOEXIST);
+        let mut none = DeniedCount { packets: 0, attempts: 0 };
+        // Once more, so that the compiler does not call `memset` for both.
+        // SAFETY: the field is there.
+        unsafe { (&raw mut none.attempts).write_volatile(0) }
+        let inserted = DENIED.insert(key, none, NOEXIST);
         if inserted.is_ok() || inserted == Err(EEXIST) {
             found = DENIED.get_ptr_mut(key);
         }
