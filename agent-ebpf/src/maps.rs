@@ -144,7 +144,16 @@ pub(crate) fn add_denied(key: &DeniedKey, attempt: bool) {
     let mut found = DENIED.get_ptr_mut(key);
     if found.is_none() {
         // Another CPU may have made the entry in the meantime: that is as good.
-        let inserted = DENIED.insert(key, DeniedCount { packets: 0, attempts: 0 }, NOEXIST);
+        let mut none = MaybeUninit::<DeniedCount>::uninit();
+        let count = none.as_mut_ptr();
+        // One by one, so that the compiler does not call `memset` for both.
+        // SAFETY: the fields are there, and all of them are written.
+        let none = unsafe {
+            (&raw mut (*count).packets).write_volatile(0);
+            (&raw mut (*count).attempts).write_volatile(0);
+            none.assume_init_ref()
+        };
+        let inserted = DENIED.insert(key, none, NOEXIST);
         if inserted.is_ok() || inserted == Err(EEXIST) {
             found = DENIED.get_ptr_mut(key);
         }

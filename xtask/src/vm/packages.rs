@@ -52,14 +52,8 @@ pub(super) fn fetch(folder: &Path, version: &str) -> Result<Kernel> {
         newest(&names, version).with_context(|| format!("Debian's suites have no cloud kernel {version}"))?;
     let packages = folder.join("packages");
     fs::create_dir_all(&packages)?;
-    // The newest lines keep modules apart from the image.
-    let modules = package.replacen("linux-image-", "linux-modules-", 1);
-    let mut wanted = vec![package];
-    if names_of(&run(apt.command("apt-cache").args(["search", "--names-only", &modules]))?)
-        .any(|name| name == modules)
-    {
-        wanted.push(modules);
-    }
+    let mut wanted = parts(&run(apt.command("apt-cache").args(["show", "--no-all-versions", &package]))?);
+    wanted.push(package);
     println!("vm: downloading {}", wanted.join(" "));
     run(apt.command("apt-get").args(["download", "-qq"]).args(&wanted).current_dir(&packages))?;
     for entry in fs::read_dir(&packages)?.filter_map(Result::ok) {
@@ -70,16 +64,27 @@ pub(super) fn fetch(folder: &Path, version: &str) -> Result<Kernel> {
 }
 
 fn unpacked(root: &Path) -> Option<Kernel> {
-    let release = fs::read_dir(root.join("boot"))
-        .ok()?
-        .filter_map(Result::ok)
-        .find_map(|entry| entry.file_name().to_str()?.strip_prefix("vmlinuz-").map(str::to_owned))?;
-    let image = root.join("boot").join(format!("vmlinuz-{release}"));
     let modules = ["lib/modules", "usr/lib/modules"]
         .into_iter()
-        .map(|folder| root.join(folder).join(&release))
-        .find(|folder| folder.is_dir())?;
+        .filter_map(|folder| fs::read_dir(root.join(folder)).ok())
+        .find_map(|entries| entries.filter_map(Result::ok).map(|entry| entry.path()).next())?;
+    let release = modules.file_name()?.to_str()?.to_owned();
+    let image = [root.join("boot").join(format!("vmlinuz-{release}")), modules.join("vmlinuz")]
+        .into_iter()
+        .find(|image| image.exists())?;
     Some(Kernel { release, image, modules })
+}
+
+/// What an image package is made of, from 7.x on: the kernel itself and its modules are packages of their own.
+fn parts(shown: &str) -> Vec<String> {
+    shown
+        .lines()
+        .filter_map(|line| line.strip_prefix("Depends:"))
+        .flat_map(|depends| depends.split([',', '|']))
+        .filter_map(|dependency| dependency.split_whitespace().next())
+        .filter(|name| name.starts_with("linux-binary-") || name.starts_with("linux-modules-"))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// apt with a state of its own.
@@ -176,6 +181,13 @@ mod tests {
         assert_eq!(newest(search, "6.1").as_deref(), Some("linux-image-6.1.0-42-cloud-amd64"));
         assert_eq!(newest(search, "6.12").as_deref(), Some("linux-image-6.12.100+deb12-cloud-amd64"));
         assert_eq!(newest(search, "5.10"), None);
+    }
+
+    #[test]
+    fn the_parts_of_an_image_are_its_dependencies() {
+        let shown = "Package: linux-image-7.2\nDepends: kmod, linux-binary-7.2 (= 7.2-1), linux-modules-7.2 (= 7.2-1)\n";
+        assert_eq!(parts(shown), ["linux-binary-7.2", "linux-modules-7.2"]);
+        assert!(parts("Depends: kmod, initramfs-tools | linux-initramfs-tool\n").is_empty());
     }
 
     #[test]
