@@ -184,7 +184,7 @@ fn to_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
         FrameKind::Flow => flow(scene, scratch, Direction::Ingress),
         // Checked where they were sent; the host's own are trusted.
         FrameKind::Arp | FrameKind::Neighbour => Outcome::FORWARD,
-        FrameKind::Listener | FrameKind::RouterSolicitation => {
+        FrameKind::Listener | FrameKind::Chatter => {
             Outcome::refuse(DropReason::UnsupportedProtocol, Side::UNKNOWN)
         }
     }
@@ -230,7 +230,7 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
                 (!scene.port.is_covered() || matches!(frame.packet.intent, Intent::Error))
                     && !is_own_source(scene.port, frame)
             }
-            FrameKind::Listener | FrameKind::RouterSolicitation => false,
+            FrameKind::Listener | FrameKind::Chatter => false,
         };
     if spoofed {
         return Outcome::refuse(DropReason::SpoofedSource, Side::UNKNOWN);

@@ -52,8 +52,8 @@ pub(crate) enum FrameKind {
     Neighbour,
     /// A multicast listener message: for the bridge only.
     Listener,
-    /// A router solicitation: for nobody, but every IPv6 stack sends some when it starts.
-    RouterSolicitation,
+    /// A router solicitation or an IGMP message: for nobody, but stacks and bridges send some by themselves.
+    Chatter,
 }
 
 impl FrameKind {
@@ -61,7 +61,7 @@ impl FrameKind {
     /// attempt of anybody's.
     #[inline(always)]
     pub(crate) const fn is_chatter(self) -> bool {
-        matches!(self, Self::Listener | Self::RouterSolicitation)
+        matches!(self, Self::Listener | Self::Chatter)
     }
 }
 

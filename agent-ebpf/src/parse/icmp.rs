@@ -41,7 +41,7 @@ pub(super) fn parse_v6(
             neighbour::parse_nd(skb, offset, payload, kind, byte(header[0], 1), hop_limit, frame)
         }
         133 => {
-            frame.kind = FrameKind::RouterSolicitation;
+            frame.kind = FrameKind::Chatter;
             Err(DropReason::UnsupportedProtocol)
         }
         _ if unspecified => Err(DropReason::InvalidPacket),

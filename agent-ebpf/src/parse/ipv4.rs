@@ -5,9 +5,11 @@ use agent_common::{
     verdict::DropReason,
 };
 
-use super::{ETHERNET, Frame, IPV4, byte, high, icmp, low, transport};
+use super::{ETHERNET, Frame, FrameKind, IPV4, byte, high, icmp, low, transport};
 use crate::skb::Skb;
 
+/// Hosts that join a multicast group say so (RFC 3376); a bridge with snooping on is one.
+const PROTOCOL_IGMP: u8 = 2;
 const FLAG_RESERVED: u16 = 0x8000;
 const MORE_FRAGMENTS_AND_OFFSET: u16 = 0x3fff;
 
@@ -32,6 +34,10 @@ pub(super) fn parse(skb: Skb, frame: &mut Frame) -> Result<(), DropReason> {
     }
     if fragment & MORE_FRAGMENTS_AND_OFFSET != 0 {
         return Err(DropReason::Fragment);
+    }
+    if protocol == PROTOCOL_IGMP && frame.packet.destination.is_group() {
+        frame.kind = FrameKind::Chatter;
+        return Err(DropReason::UnsupportedProtocol);
     }
     // Options: routes and timestamps that no container needs, and a moving offset for whoever gets it wrong.
     if words != 5 {
