@@ -191,7 +191,7 @@ impl CounterSource for KernelCounters {
             map: error.name,
             source: Box::new(error) as Box<dyn Error + Send + Sync>,
         })?;
-        let maps = self.counters.usage().into_iter().map(|(name, entries, capacity)| MapUsage {
+        let maps = self.counters.usage(&reading).into_iter().map(|(name, entries, capacity)| MapUsage {
             name,
             entries,
             capacity,

@@ -1,14 +1,17 @@
 //! Reads what the programs have counted. Opens the pins itself, so that a scrape never waits for a policy swap.
 
-use std::collections::BTreeMap;
-
-use agent_common::{
-    counter::{DeniedCount, DeniedKey, TOTALS},
-    flow::{FlowEntry, FlowKey},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
+
+use agent_common::counter::{DeniedCount, DeniedKey, TOTALS};
 use aya::maps::{Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuHashMap};
 
-use super::{maps, pins::Pins};
+use super::pins::Pins;
 
 /// What the kernel has counted at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,11 +35,12 @@ pub struct Counters {
     denied: PerCpuHashMap<MapData, DeniedKey, DeniedCount>,
     totals: PerCpuArray<MapData, u64>,
     pins: Pins,
+    filling: Arc<Filling>,
 }
 
 impl Counters {
     /// Opens the pinned maps of a running or past agent.
-    pub fn open(pins: &Pins) -> Result<Self, CounterError> {
+    pub fn open(pins: &Pins, filling: Arc<Filling>) -> Result<Self, CounterError> {
         let open = |name: &'static str| {
             MapData::from_pin(pins.map(name)).map_err(|source| CounterError { name, source })
         };
@@ -46,6 +50,7 @@ impl Counters {
             denied: denied.try_into().map_err(|source| CounterError { name: "DENIED", source })?,
             totals: totals.try_into().map_err(|source| CounterError { name: "TOTALS", source })?,
             pins: pins.clone(),
+            filling,
         })
     }
 
@@ -70,40 +75,65 @@ impl Counters {
         Ok(reading)
     }
 
-    /// (name, entries in use, capacity) of every map whose filling matters.
-    pub fn usage(&self) -> Vec<(&'static str, u64, u64)> {
-        [
-            "INTERFACES",
-            "DESTINATIONS",
-            "SUBJECTS",
-            "RULES",
-            "ADDRESSES",
-            "FLOWS_OPENING",
-            "FLOWS",
-            "DENIED",
-            "ATTEMPTS",
-        ]
-        .into_iter()
-        .filter(|name| maps::NAMES.contains(name))
-        .filter_map(|name| {
-            let capacity = MapInfo::from_pin(self.pins.map(name)).ok()?.max_entries();
-            Some((name, count_keys(&self.pins, name).unwrap_or(0), u64::from(capacity)))
-        })
-        .collect()
+    /// (name, entries in use, capacity) of every map that can fill up.
+    #[must_use]
+    pub fn usage(&self, reading: &Reading) -> Vec<(&'static str, u64, u64)> {
+        let kept = Filled::ALL.into_iter().map(|map| (map.name(), self.filling.get(map)));
+        kept.chain([("DENIED", reading.denied.len() as u64)])
+            .filter_map(|(name, entries)| {
+                let capacity = MapInfo::from_pin(self.pins.map(name)).ok()?.max_entries();
+                Some((name, entries, u64::from(capacity)))
+            })
+            .collect()
     }
 }
 
-/// Counts the entries of a map by walking its keys, bounded by what it can hold.
-fn count_keys(pins: &Pins, name: &'static str) -> Option<u64> {
-    let data = MapData::from_pin(pins.map(name)).ok()?;
-    match name {
-        "FLOWS" => count::<FlowKey, FlowEntry>(Map::HashMap(data)),
-        "FLOWS_OPENING" => count::<FlowKey, FlowEntry>(Map::LruHashMap(data)),
-        _ => None,
+/// The maps whose entries the agent writes or cleans, and so can count without walking them at every scrape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    Interfaces = 0,
+    Destinations = 1,
+    Subjects = 2,
+    Rules = 3,
+    Addresses = 4,
+    FlowsOpening = 5,
+    Flows = 6,
+}
+
+impl Filled {
+    const ALL: [Self; 7] = [
+        Self::Interfaces,
+        Self::Destinations,
+        Self::Subjects,
+        Self::Rules,
+        Self::Addresses,
+        Self::FlowsOpening,
+        Self::Flows,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Interfaces => "INTERFACES",
+            Self::Destinations => "DESTINATIONS",
+            Self::Subjects => "SUBJECTS",
+            Self::Rules => "RULES",
+            Self::Addresses => "ADDRESSES",
+            Self::FlowsOpening => "FLOWS_OPENING",
+            Self::Flows => "FLOWS",
+        }
     }
 }
 
-fn count<K: aya::Pod, V: aya::Pod>(map: Map) -> Option<u64> {
-    let map: aya::maps::HashMap<MapData, K, V> = map.try_into().ok()?;
-    Some(map.keys().filter(Result::is_ok).count() as u64)
+/// How many entries those maps have: after the last change, and for flows at the last clean-up.
+#[derive(Debug, Default)]
+pub struct Filling([AtomicU64; Filled::ALL.len()]);
+
+impl Filling {
+    pub(super) fn set(&self, map: Filled, entries: usize) {
+        self.0[map as usize].store(entries as u64, Ordering::Relaxed);
+    }
+
+    fn get(&self, map: Filled) -> u64 {
+        self.0[map as usize].load(Ordering::Relaxed)
+    }
 }

@@ -3,7 +3,7 @@
 
 mod revision;
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use agent_common::{
     config::{Config, DEFAULT_MARK_MASK, MarkLayout, Timeouts},
@@ -20,7 +20,7 @@ use aya::{
 use self::revision::same_entries;
 use super::{
     attach::{self, AttachError, Attachments, Via},
-    counters::{CounterError, Counters},
+    counters::{CounterError, Counters, Filled, Filling},
     kernel::{self, KernelError},
     loader::{self, LoadError},
     maps::{self, Maps, TakeError},
@@ -117,6 +117,7 @@ pub struct Datapath {
     slots: Slots,
     config: Config,
     host: HostState,
+    filling: Arc<Filling>,
     entries: Option<Entries>,
     /// Nobody else writes to the pinned maps while this lives.
     _lock: Lock,
@@ -153,8 +154,19 @@ impl Datapath {
         let host = adopted_host(&maps);
         let slots = Slots::new(layout, &host.slots);
         let attachments = Attachments::new(via, pins.clone());
-        let mut datapath =
-            Self { _lock: lock, ebpf, maps, attachments, pins, layout, slots, config, host, entries: None };
+        let mut datapath = Self {
+            _lock: lock,
+            ebpf,
+            maps,
+            attachments,
+            pins,
+            layout,
+            slots,
+            config,
+            host,
+            filling: Arc::default(),
+            entries: None,
+        };
         // Before any program runs: without settings every packet is dropped.
         datapath.write_config()?;
         Ok(datapath)
@@ -199,7 +211,7 @@ impl Datapath {
 
     /// A reader of the counters, independent of this value.
     pub fn counters(&self) -> Result<Counters, DatapathError> {
-        Ok(Counters::open(&self.pins)?)
+        Ok(Counters::open(&self.pins, Arc::clone(&self.filling))?)
     }
 
     /// Instructions that the verifier walked through, by program.
@@ -266,6 +278,15 @@ impl Datapath {
         // The same entries as those in force; the lines of the policy that they stand for may have moved.
         self.entries = Some(entries.clone());
         self.write_host(desired)?;
+        for (map, count) in [
+            (Filled::Interfaces, self.host.interfaces.len()),
+            (Filled::Destinations, self.host.destinations.len()),
+            (Filled::Subjects, entries.subjects.len()),
+            (Filled::Rules, entries.rules.len()),
+            (Filled::Addresses, entries.addresses.len()),
+        ] {
+            self.filling.set(map, count);
+        }
         Ok(moved)
     }
 
@@ -275,7 +296,9 @@ impl Datapath {
         let opening =
             collect(&mut self.maps.flows_opening, now, &timeouts).map_err(write_error("FLOWS_OPENING"))?;
         let established = collect(&mut self.maps.flows, now, &timeouts).map_err(write_error("FLOWS"))?;
-        Ok(opening + established)
+        self.filling.set(Filled::FlowsOpening, opening.left);
+        self.filling.set(Filled::Flows, established.left);
+        Ok(opening.removed + established.removed)
     }
 
     /// Whether everything has room, before anything is written. `entries`: those that will be, beside the old ones.
@@ -382,21 +405,34 @@ fn same_party(current: &Interface, new: &Interface) -> bool {
         && current.flags & flags == new.flags & flags
 }
 
+/// What a walk over a flow map came to.
+struct Collected {
+    removed: usize,
+    left: usize,
+}
+
 fn collect(
     flows: &mut HashMap<MapData, FlowKey, FlowEntry>,
     now: u64,
     timeouts: &Timeouts,
-) -> Result<usize, MapError> {
+) -> Result<Collected, MapError> {
+    let mut all = 0;
     let expired: Vec<FlowKey> = flows
         .iter()
         .filter_map(Result::ok)
+        .inspect(|_| all += 1)
         .filter(|(key, entry)| entry.is_expired(key.protocol, now, timeouts))
         .map(|(key, _)| key)
         .collect();
+    let mut removed = 0;
     for key in &expired {
-        remove(flows, key)?;
+        // Another flow with the same addresses may have begun since the walk.
+        if flows.get(key, 0).is_ok_and(|entry| entry.is_expired(key.protocol, now, timeouts)) {
+            remove(flows, key)?;
+            removed += 1;
+        }
     }
-    Ok(expired.len())
+    Ok(Collected { removed, left: all - removed })
 }
 
 fn remove<K: aya::Pod, V: aya::Pod>(map: &mut HashMap<MapData, K, V>, key: &K) -> Result<(), MapError> {
