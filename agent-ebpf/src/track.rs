@@ -9,7 +9,7 @@ use agent_common::{
     packet::Intent,
     verdict::{Direction, DropReason},
 };
-use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 
 use crate::{identify, maps, parse::Frame, skb::Skb};
 
@@ -18,6 +18,13 @@ use crate::{identify, maps, parse::Frame, skb::Skb};
 pub(crate) fn now() -> u64 {
     // SAFETY: the helper takes no arguments.
     unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// The low bits of the kernel's coarse clock.
+#[inline(always)]
+fn jiffies() -> u32 {
+    // SAFETY: the helper takes no arguments.
+    unsafe { bpf_jiffies64() as u32 }
 }
 
 /// The living flow that a packet belongs to; null for none.
@@ -39,7 +46,7 @@ pub(crate) fn find(
     // SAFETY: the pointer is into a map value, which stays readable while the program runs. Another CPU may write
     // to it at the same time, or an LRU map may reuse it: every field is checked for itself or only refreshed.
     let entry = unsafe { &mut *pointer };
-    if entry.is_expired(key.protocol, now(), &config.timeouts) {
+    if !entry.is_fresh(jiffies()) && entry.is_expired(key.protocol, now(), &config.timeouts) {
         return null_mut();
     }
     if direction == Direction::Ingress && !is_from_peer(skb, config, entry, frame.packet.intent) {
@@ -66,10 +73,10 @@ pub(crate) fn follow(
     if matches!(frame.packet.intent, Intent::Error) {
         return Ok(());
     }
-    let now = now();
-    // Once a second is often enough for timeouts, and keeps the entry's cache line clean.
-    if now.wrapping_sub(entry.last_seen) > 1_000_000_000 {
-        entry.last_seen = now;
+    // Now and then is often enough for timeouts, and keeps the entry's cache line clean.
+    if !entry.is_fresh(jiffies()) {
+        entry.last_seen = now();
+        entry.refreshed = jiffies();
     }
     let (state, flags) = (entry.state, entry.flags);
     // An entry in the established table never says so again.
@@ -77,7 +84,7 @@ pub(crate) fn follow(
         return Ok(());
     }
     let mut moved = *entry;
-    moved.last_seen = now;
+    moved.last_seen = now();
     // Without room for it the flow has not come further: its next packet asks again.
     entry.state = state;
     entry.flags = flags;
@@ -115,6 +122,7 @@ pub(crate) fn refresh(entry: &mut FlowEntry, config: &Config, observed: bool) {
     entry.flags = (entry.flags & !(OBSERVED | REVOKED)) | if observed { OBSERVED } else { 0 };
     entry.revision = config.revision;
     entry.last_seen = now();
+    entry.refreshed = jiffies();
 }
 
 /// Marks a flow that the revision in force denies. It is kept, unrefreshed, so that what follows is known to be
@@ -168,7 +176,7 @@ pub(crate) fn open(
         opened: direction as u8,
         flags: if observed { OBSERVED } else { 0 },
         _pad: 0,
-        _pad2: 0,
+        refreshed: jiffies(),
     };
     maps::open_flow(key, &entry).or(Err(DropReason::TableFull))
 }

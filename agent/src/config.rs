@@ -100,8 +100,7 @@ impl File {
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
-        serde_saphyr::from_str(&text)
-            .map_err(|error| ConfigError::Syntax { path: path.to_owned(), message: error.to_string() })
+        parse(&text).map_err(|message| ConfigError::Syntax { path: path.to_owned(), message })
     }
 
     /// What `self` leaves out is taken from `other`.
@@ -156,13 +155,30 @@ impl File {
     }
 }
 
+/// Reads settings, or says what is wrong with them.
+fn parse(text: &str) -> Result<File, String> {
+    let file: File = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+    let timeouts = file.timeouts.unwrap_or_default();
+    let zero = [
+        ("tcp_opening", timeouts.tcp_opening),
+        ("tcp_established", timeouts.tcp_established),
+        ("tcp_closing", timeouts.tcp_closing),
+        ("udp_opening", timeouts.udp_opening),
+        ("udp_established", timeouts.udp_established),
+        ("icmp", timeouts.icmp),
+    ]
+    .into_iter()
+    .find(|(_, seconds)| *seconds == Some(0));
+    match zero {
+        // The programs look at the clock less often than that.
+        Some((name, _)) => Err(format!("timeout `{name}` is 0; it has to be at least 1 second")),
+        None => Ok(file),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn parse(text: &str) -> Result<File, String> {
-        serde_saphyr::from_str(text).map_err(|error| error.to_string())
-    }
 
     #[test]
     fn the_command_line_wins_over_the_file() {
@@ -175,6 +191,12 @@ mod tests {
         assert_eq!(settings.timeouts.udp_opening, 5);
         assert_eq!(settings.timeouts.tcp_closing, Timeouts::DEFAULT.tcp_closing);
         assert_eq!(settings.inventory, Inventory::Docker { url: None });
+    }
+
+    #[test]
+    fn a_timeout_of_nothing_is_an_error() {
+        let error = parse("timeouts: { icmp: 0 }\n").unwrap_err();
+        assert_eq!(error, "timeout `icmp` is 0; it has to be at least 1 second");
     }
 
     #[test]

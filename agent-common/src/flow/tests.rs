@@ -28,7 +28,7 @@ fn entry(opened: Direction) -> FlowEntry {
         opened: opened as u8,
         flags: 0,
         _pad: 0,
-        _pad2: 0,
+        refreshed: 0,
     }
 }
 
@@ -261,4 +261,18 @@ proptest! {
 fn the_flags_of_an_entry_do_not_overlap() {
     let flags = [FIN_LOCAL, FIN_REMOTE, OBSERVED, REVOKED];
     assert_eq!(flags.iter().fold(0, |sum, flag| sum | flag).count_ones() as usize, flags.len());
+}
+
+#[test]
+fn fresh_is_within_a_moment_of_the_refresh_also_when_jiffies_come_round() {
+    for refreshed in [0, 1000, u32::MAX - 10] {
+        let entry = FlowEntry { refreshed, ..entry(Direction::Ingress) };
+        assert!(entry.is_fresh(refreshed));
+        assert!(entry.is_fresh(refreshed.wrapping_add(FRESH - 1)));
+        assert!(!entry.is_fresh(refreshed.wrapping_add(FRESH)));
+        assert!(
+            !entry.is_fresh(refreshed.wrapping_sub(1)),
+            "a time before the refresh is no time just after it"
+        );
+    }
 }
