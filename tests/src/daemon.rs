@@ -1,17 +1,14 @@
 //! An agent process with any flags, and commands that have to end by themselves: what they say and how they end.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use lab::agent::LISTEN;
 use lab::interrupt::wait_for;
-use lab::netns::{Netns, within};
+use lab::netns::Netns;
 use lab::observed::{self, Event, Sample, sum};
 use lab::process::{shown, stop_child};
 use lab::scratch::Scratch;
@@ -69,28 +66,12 @@ impl Daemon {
 
     /// Status and body of a page.
     pub fn get(&self, page: &str) -> Result<(u16, String)> {
-        let request = format!("GET {page} HTTP/1.0\r\nHost: localhost\r\n\r\n");
-        let text = within(&self.netns, move || -> Result<String> {
-            let mut stream = TcpStream::connect_timeout(&SocketAddr::from(LISTEN), SOON)?;
-            stream.set_read_timeout(Some(SOON))?;
-            stream.write_all(request.as_bytes())?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text)?;
-            Ok(text)
-        })??;
-        let (head, body) = text.split_once("\r\n\r\n").context("not an HTTP answer")?;
-        let status =
-            head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no HTTP status")?;
-        Ok((status, body.to_owned()))
+        lab::agent::get(&self.netns, page)
     }
 
     /// Every sample of `/metrics`.
     pub fn metrics(&self) -> Result<Vec<Sample>> {
-        let (status, body) = self.get("/metrics")?;
-        if status != 200 {
-            bail!("/metrics answered {status}");
-        }
-        Ok(observed::samples(&body))
+        lab::agent::metrics(&self.netns)
     }
 
     /// The sum of a metric's samples with these labels.

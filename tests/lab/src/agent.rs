@@ -117,29 +117,12 @@ impl Agent {
 
     /// Status and body of a page.
     pub fn get(&self, page: &str) -> Result<(u16, String)> {
-        let request = format!("GET {page} HTTP/1.0\r\nHost: localhost\r\nAccept: text/plain\r\n\r\n");
-        let text = within(&self.netns, move || -> Result<String> {
-            let limit = Duration::from_secs(5);
-            let mut stream = TcpStream::connect_timeout(&SocketAddr::from(LISTEN), limit)?;
-            stream.set_read_timeout(Some(limit))?;
-            stream.write_all(request.as_bytes())?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text)?;
-            Ok(text)
-        })??;
-        let (head, body) = text.split_once("\r\n\r\n").context("not an HTTP answer")?;
-        let status =
-            head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no HTTP status")?;
-        Ok((status, body.to_owned()))
+        get(&self.netns, page)
     }
 
     /// Every sample of `/metrics`.
     pub fn metrics(&self) -> Result<Vec<Sample>> {
-        let (status, body) = self.get("/metrics")?;
-        if status != 200 {
-            bail!("/metrics answered {status}");
-        }
-        Ok(observed::samples(&body))
+        metrics(&self.netns)
     }
 
     /// Every event written so far.
@@ -225,4 +208,30 @@ impl Drop for Agent {
             eprintln!("lab: {error:#}");
         }
     }
+}
+
+/// Status and body of a page of the agent that listens in a network namespace.
+pub fn get(netns: &Path, page: &str) -> Result<(u16, String)> {
+    let request = format!("GET {page} HTTP/1.0\r\nHost: localhost\r\nAccept: text/plain\r\n\r\n");
+    let text = within(netns, move || -> Result<String> {
+        let limit = Duration::from_secs(5);
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::from(LISTEN), limit)?;
+        stream.set_read_timeout(Some(limit))?;
+        stream.write_all(request.as_bytes())?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    })??;
+    let (head, body) = text.split_once("\r\n\r\n").context("not an HTTP answer")?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no HTTP status")?;
+    Ok((status, body.to_owned()))
+}
+
+/// Every sample of the `/metrics` of the agent that listens in a network namespace.
+pub fn metrics(netns: &Path) -> Result<Vec<Sample>> {
+    let (status, body) = get(netns, "/metrics")?;
+    if status != 200 {
+        bail!("/metrics answered {status}");
+    }
+    Ok(observed::samples(&body))
 }
