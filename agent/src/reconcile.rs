@@ -127,14 +127,16 @@ impl Reconciler {
                 if self.policies.reload(reason) {
                     self.pass();
                 }
+                self.publish();
                 service::reloaded(&self.state.borrow());
+                return;
             }
             Event::Tick => {
                 self.collect_flows();
-                if self.unfinished {
-                    self.pass();
+                if !self.unfinished {
+                    return;
                 }
-                return;
+                self.pass();
             }
         }
         self.publish();
@@ -170,7 +172,6 @@ impl Reconciler {
             tracing::warn!("{complaint}");
         }
         self.complaints = complaints;
-        self.publish();
     }
 
     /// What went wrong, as a text; told once, not each time that it is tried again.
