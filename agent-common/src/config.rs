@@ -11,11 +11,16 @@ pub struct Config {
     pub mark_mask: u32,
     /// The mode of frames whose endpoint is unknown: the strictest that is loaded ([`crate::verdict::Mode`]).
     pub strictest_mode: u8,
-    pub _pad: [u8; 3],
+    /// 1 if the map `PUBLISHED` has entries: without any nobody's packets need a look for their sake.
+    pub has_published: u8,
+    pub _pad: [u8; 2],
     /// Seconds that a flow lives without a packet.
     pub timeouts: Timeouts,
     /// Seconds in which a repeated UDP, ICMP or non-SYN denial is not a new attempt or event.
     pub attempt_window: u32,
+    /// Until then, nanoseconds since boot, a connection that is found in the middle is taken for one from before the
+    /// first start, if the policy would let it be opened; 0 for never.
+    pub adopt_until: u64,
 }
 
 /// Seconds without a packet after which a flow ends, by state.
@@ -99,6 +104,13 @@ pub const fn stamp_bit(mask: u32) -> u32 {
     mask & !(mask >> 1)
 }
 
+/// The bit that says that a packet called a published port: whoever sent it acts as an outsider.
+#[inline(always)]
+#[must_use]
+pub const fn outsider_bit(mask: u32) -> u32 {
+    stamp_bit(mask) >> 1
+}
+
 /// The bits that hold the slot of the sending port.
 #[inline(always)]
 #[must_use]
@@ -106,7 +118,7 @@ pub const fn slot_bits(mask: u32) -> u32 {
     mask & (mask >> 2)
 }
 
-const _: () = assert!(size_of::<Config>() == 40);
+const _: () = assert!(size_of::<Config>() == 48);
 
 #[cfg(test)]
 mod tests {
@@ -117,7 +129,8 @@ mod tests {
         for mask in [DEFAULT_MARK_MASK, 0xff, 0xff00, 0x000f_fff0, u32::MAX] {
             let layout = MarkLayout::new(mask).unwrap();
             assert_eq!(stamp_bit(mask).count_ones(), 1);
-            assert_eq!(stamp_bit(mask) & slot_bits(mask), 0);
+            assert_eq!(outsider_bit(mask).count_ones(), 1);
+            assert_eq!(stamp_bit(mask) | outsider_bit(mask) | slot_bits(mask), mask);
             assert_eq!(slot_bits(mask).count_ones(), mask.count_ones() - 2);
             let last = layout.slots() - 1;
             let mark = layout.of_slot(last);

@@ -1,5 +1,7 @@
 //! What is counted about denied packets. Labels are closed sets, so the number of keys is bounded by the policy.
 
+use crate::verdict::Hook;
+
 /// Key of the per-CPU map `DENIED`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,9 +55,49 @@ pub enum Total {
     EventsSuppressed = 5,
     /// Denied packets that found `DENIED` full and are counted here only.
     DeniedUnlabelled = 6,
+    /// Packets forwarded by `to_bridge`.
+    ForwardedToBridge = 7,
+    /// Packets forwarded by `from_bridge`.
+    ForwardedFromBridge = 8,
+    /// Packets forwarded by `from_uplink`, observed ones included.
+    ForwardedFromUplink = 9,
+    /// Packets dropped by `to_bridge`.
+    DroppedToBridge = 10,
+    /// Packets dropped by `from_bridge`.
+    DroppedFromBridge = 11,
+    /// Packets dropped by `from_uplink`.
+    DroppedFromUplink = 12,
+}
+
+impl Total {
+    /// What a hook lets through.
+    #[inline(always)]
+    #[must_use]
+    pub const fn forwarded(hook: Hook) -> Self {
+        match hook {
+            Hook::ToEndpoint => Self::ForwardedToEndpoint,
+            Hook::FromEndpoint => Self::ForwardedFromEndpoint,
+            Hook::ToBridge => Self::ForwardedToBridge,
+            Hook::FromBridge => Self::ForwardedFromBridge,
+            Hook::FromUplink => Self::ForwardedFromUplink,
+        }
+    }
+
+    /// What a hook drops.
+    #[inline(always)]
+    #[must_use]
+    pub const fn dropped(hook: Hook) -> Self {
+        match hook {
+            Hook::ToEndpoint => Self::DroppedToEndpoint,
+            Hook::FromEndpoint => Self::DroppedFromEndpoint,
+            Hook::ToBridge => Self::DroppedToBridge,
+            Hook::FromBridge => Self::DroppedFromBridge,
+            Hook::FromUplink => Self::DroppedFromUplink,
+        }
+    }
 }
 
 /// The number of [`Total`]s.
-pub const TOTALS: u32 = 7;
+pub const TOTALS: u32 = 13;
 
 const _: () = assert!(size_of::<DeniedKey>() == 24);

@@ -22,6 +22,9 @@ pub enum PartyKind {
     Host = 3,
     /// Everything else.
     World = 4,
+    /// A container that calls a port published on the host: one of the world to whom no CIDR applies. As a destination,
+    /// such a port.
+    Outsider = 5,
 }
 
 /// One side of an attempt.
@@ -41,6 +44,8 @@ impl Party {
     pub const HOST: Self = Self { kind: PartyKind::Host, identity: identity::HOST, instance: 0 };
     /// Everything behind an uplink.
     pub const WORLD: Self = Self { kind: PartyKind::World, identity: identity::WORLD, instance: 0 };
+    /// See [`PartyKind::Outsider`].
+    pub const OUTSIDER: Self = Self { kind: PartyKind::Outsider, identity: identity::WORLD, instance: 0 };
     /// A container that nothing is known of.
     pub const UNMANAGED: Self =
         Self { kind: PartyKind::Unmanaged, identity: identity::UNMANAGED, instance: 0 };
@@ -79,6 +84,25 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// A denial by nobody.
+    pub const NONE: Self = Self {
+        allowed: false,
+        reason: DropReason::NoRule,
+        mode: Mode::Enforce,
+        subject: identity::UNKNOWN,
+        direction: Direction::Ingress,
+        rule: 0,
+        policy: 0,
+        severity: Severity::Warning,
+    };
+
+    /// Whether the packet is forwarded: allowed, or denied by a policy that only observes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn goes_on(&self) -> bool {
+        self.allowed || matches!(self.mode, Mode::Observe)
+    }
+
     /// What happens to the packet.
     ///
     /// Not a field: a verdict without a reason leaves bytes unset that the compiler copies all the same, which the
@@ -206,7 +230,7 @@ fn denial_reason(
             }
         }
         PartyKind::Host => DropReason::HostDenied,
-        PartyKind::World => DropReason::NotExposed,
+        PartyKind::World | PartyKind::Outsider => DropReason::NotExposed,
         PartyKind::Unmanaged => DropReason::NoRule,
         PartyKind::Unknown => DropReason::UnknownSource,
     }

@@ -11,7 +11,7 @@ pub const MAX_ADDRESSES: usize = 8;
 pub struct Interface {
     /// One of [`InterfaceKind`].
     pub kind: u8,
-    /// [`COVERED`], [`VALIDATE`] and [`ANY_MAC`].
+    /// A port's [`COVERED`], [`VALIDATE`] and [`ANY_MAC`], a bridge's [`GUARDED`], an uplink's [`NO_LINK_HEADER`].
     pub flags: u8,
     pub _pad: [u8; 6],
     /// A port's only allowed source MAC.
@@ -49,6 +49,11 @@ pub const COVERED: u8 = 1;
 pub const VALIDATE: u8 = 2;
 /// Flag of a port: its MAC is not known, so frames and claims only have to agree with each other.
 pub const ANY_MAC: u8 = 4;
+/// Flag of a bridge: it has covered endpoints that enforce, so nothing passes between it and the host for a container
+/// that is not known.
+pub const GUARDED: u8 = 8;
+/// Flag of an uplink: its packets start with the IP header.
+pub const NO_LINK_HEADER: u8 = 16;
 
 impl Interface {
     /// Whether a policy covers the endpoint behind this port.
@@ -63,6 +68,20 @@ impl Interface {
     #[must_use]
     pub const fn is_validated(&self) -> bool {
         self.flags & VALIDATE != 0
+    }
+
+    /// Whether only known containers get through this bridge to the host or from it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_guarded(&self) -> bool {
+        self.flags & GUARDED != 0
+    }
+
+    /// Whether this uplink's packets have an Ethernet header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_link_header(&self) -> bool {
+        self.flags & NO_LINK_HEADER == 0
     }
 
     /// The MAC that a frame from this port has to carry.
@@ -114,7 +133,42 @@ pub enum DestinationKind {
     Containers = 3,
 }
 
+/// Key of the longest-prefix map `PUBLISHED`: a port of the host that stands for a covered endpoint's.
+///
+/// Published on one address it has the full prefix, on all IPv4 addresses 96 bits, on `[::]` none: docker-proxy then
+/// listens for both families.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PublishedKey {
+    /// IP protocol: TCP or UDP. With [`Self::NUMBER`] the port number as such.
+    pub protocol: u16,
+    /// Big endian, like the address.
+    pub port_be: u16,
+    /// [`crate::policy::prefix_words`] of the host's address.
+    pub address: [u32; 4],
+}
+
+impl PublishedKey {
+    /// Bits of the key in front of the address.
+    pub const PREFIX_BASE: u32 = 32;
+    /// Added to the protocol: an entry without an address that says that the number is published on some.
+    pub const NUMBER: u16 = 0x100;
+}
+
+/// Value of the map `PUBLISHED`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The ifindex of the endpoint's port.
+    pub ifindex: u32,
+    /// The port that the container listens on, in host order.
+    pub port: u16,
+    pub _pad: u16,
+}
+
 const _: () = assert!(size_of::<Interface>() == 168);
+const _: () = assert!(size_of::<PublishedKey>() == 20);
+const _: () = assert!(size_of::<Published>() == 8);
 
 #[cfg(test)]
 mod tests {
@@ -166,6 +220,6 @@ mod tests {
     fn flags_say_what_holds_of_a_port() {
         assert!(port(COVERED, &[]).is_covered() && !port(COVERED, &[]).is_validated());
         assert!(port(VALIDATE, &[]).is_validated() && !port(VALIDATE, &[]).is_covered());
-        assert_eq!((COVERED | VALIDATE | ANY_MAC).count_ones(), 3);
+        assert_eq!((COVERED | VALIDATE | ANY_MAC | GUARDED | NO_LINK_HEADER).count_ones(), 5);
     }
 }

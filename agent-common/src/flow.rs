@@ -77,7 +77,7 @@ pub struct FlowEntry {
     pub state: u8,
     /// Which way the packet went that opened the flow: [`Direction`], seen from the port.
     pub opened: u8,
-    /// [`FIN_LOCAL`], [`FIN_REMOTE`], [`OBSERVED`], [`REVOKED`].
+    /// [`FIN_LOCAL`], [`FIN_REMOTE`], [`OBSERVED`], [`REVOKED`], [`OUTSIDER`], [`LENT`].
     pub flags: u8,
     pub _pad: u8,
     /// `jiffies` when `last_seen` was written, the low 32 bits. Within [`FRESH`] of it the clock need not be read.
@@ -94,6 +94,8 @@ pub const PEER_HOST: u32 = 0;
 pub const PEER_WORLD: u32 = u32::MAX;
 /// The peer has not sent anything yet; the first reply binds it.
 pub const PEER_UNBOUND: u32 = u32::MAX - 1;
+/// Added to the ifindex of a peer's port: the peer acts as an outsider. The kernel's numbers are below it.
+pub const PEER_OUTSIDER: u32 = 1 << 31;
 
 /// The container has sent a FIN.
 pub const FIN_LOCAL: u8 = 1;
@@ -103,6 +105,11 @@ pub const FIN_REMOTE: u8 = 2;
 pub const OBSERVED: u8 = 4;
 /// A later policy denies the flow: its packets are decided one by one, another policy may revive it.
 pub const REVOKED: u8 = 8;
+/// The container calls a published port of the host: its packets say so in their mark.
+pub const OUTSIDER: u8 = 16;
+/// The container's own port number is also a published one, which the replies to it from the world carry if the host
+/// keeps it when it masquerades the container: they are expected at the uplinks as long as this flow sends.
+pub const LENT: u8 = 32;
 
 /// How far a flow has come.
 #[repr(u8)]

@@ -197,6 +197,15 @@ pub enum Intent {
     Error = 3,
 }
 
+impl Intent {
+    /// Whether a packet without a flow may open one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opens(self) -> bool {
+        matches!(self, Self::Open | Self::Datagram)
+    }
+}
+
 /// A TCP, UDP or ICMP packet.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,6 +18,8 @@ plain!(
     counter::DeniedCount,
     endpoint::Interface,
     endpoint::Destination,
+    endpoint::PublishedKey,
+    endpoint::Published,
     event::DeniedEvent,
     event::AttemptKey,
     event::AttemptEntry,

@@ -139,7 +139,7 @@ impl Mode {
     }
 }
 
-/// Where a program is attached, always seen from the endpoint.
+/// Where a program is attached.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hook {
@@ -147,11 +147,30 @@ pub enum Hook {
     ToEndpoint = 0,
     /// tc ingress of a bridge port: what the container sends.
     FromEndpoint = 1,
+    /// tc egress of a bridge device: what the host sends or forwards to the containers.
+    ToBridge = 2,
+    /// tc ingress of a bridge device: what the containers send to the host or through it.
+    FromBridge = 3,
+    /// tc ingress of any other interface: what the world sends.
+    FromUplink = 4,
 }
 
 impl Hook {
     /// Every hook, by number.
-    pub const ALL: [Self; 2] = [Self::ToEndpoint, Self::FromEndpoint];
+    pub const ALL: [Self; 5] =
+        [Self::ToEndpoint, Self::FromEndpoint, Self::ToBridge, Self::FromBridge, Self::FromUplink];
+    /// What is attached to a port of a watched bridge.
+    pub const OF_PORT: [Self; 2] = [Self::ToEndpoint, Self::FromEndpoint];
+    /// What is attached to a watched bridge itself.
+    pub const OF_BRIDGE: [Self; 2] = [Self::ToBridge, Self::FromBridge];
+    /// What is attached to any other interface but loopback.
+    pub const OF_UPLINK: [Self; 1] = [Self::FromUplink];
+
+    /// Whether the program stands at tc ingress of its interface, else at egress.
+    #[must_use]
+    pub const fn is_tc_ingress(self) -> bool {
+        matches!(self, Self::FromEndpoint | Self::FromBridge | Self::FromUplink)
+    }
 
     /// The program's name, which is also the label in metrics and events.
     #[must_use]
@@ -159,6 +178,9 @@ impl Hook {
         match self {
             Self::ToEndpoint => "to_endpoint",
             Self::FromEndpoint => "from_endpoint",
+            Self::ToBridge => "to_bridge",
+            Self::FromBridge => "from_bridge",
+            Self::FromUplink => "from_uplink",
         }
     }
 }

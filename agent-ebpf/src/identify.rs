@@ -2,10 +2,10 @@
 //! forge), the receiver by its address.
 
 use agent_common::{
-    config::{Config, slot_bits, stamp_bit},
+    config::{Config, outsider_bit, slot_bits, stamp_bit},
     decision::{Party, PartyKind},
     endpoint::{DestinationKind, Interface, InterfaceKind},
-    flow::{PEER_HOST, PEER_UNBOUND, PEER_WORLD},
+    flow::{PEER_HOST, PEER_OUTSIDER, PEER_UNBOUND, PEER_WORLD},
     packet::Address,
 };
 
@@ -24,8 +24,14 @@ pub(crate) struct Side {
 
 impl Side {
     pub(crate) const UNKNOWN: Self = Self { party: Party::UNKNOWN, peer: PEER_UNBOUND };
-    const HOST: Self = Self { party: Party::HOST, peer: PEER_HOST };
+    pub(crate) const HOST: Self = Self { party: Party::HOST, peer: PEER_HOST };
     const WORLD: Self = Self { party: Party::WORLD, peer: PEER_WORLD };
+
+    /// The container behind a port that has called a published port.
+    #[inline(always)]
+    const fn outsider(ifindex: u32) -> Self {
+        Self { party: Party::OUTSIDER, peer: ifindex | PEER_OUTSIDER }
+    }
 
     /// The side behind a port.
     #[inline(always)]
@@ -49,6 +55,7 @@ impl Side {
     pub(crate) const fn port(&self) -> u32 {
         match self.party.kind {
             PartyKind::Covered | PartyKind::Unmanaged if self.peer != PEER_UNBOUND => self.peer,
+            PartyKind::Outsider => self.peer & !PEER_OUTSIDER,
             _ => 0,
         }
     }
@@ -87,6 +94,7 @@ fn marked_sender(mark: u32, mask: u32) -> Side {
         return Side::UNKNOWN;
     };
     match maps::port(ifindex) {
+        Some(_) if mark & outsider_bit(mask) != 0 => Side::outsider(ifindex),
         Some(port) => Side::of_port(ifindex, port),
         None => Side::UNKNOWN,
     }
@@ -121,6 +129,7 @@ pub(crate) fn peer(peer: u32) -> Side {
         PEER_HOST => Side::HOST,
         PEER_WORLD => Side::WORLD,
         PEER_UNBOUND => Side::UNKNOWN,
+        outsider if outsider & PEER_OUTSIDER != 0 => Side::outsider(outsider & !PEER_OUTSIDER),
         ifindex => match maps::port(ifindex) {
             Some(port) => Side::of_port(ifindex, port),
             None => Side::UNKNOWN,

@@ -25,13 +25,31 @@ use crate::skb::Skb;
 /// tc egress of a bridge port: everything that would enter the container behind it.
 #[classifier]
 pub(crate) fn to_endpoint(ctx: TcContext) -> i32 {
-    action(hooks::run(Skb::new(&ctx), Hook::ToEndpoint))
+    action(hooks::at_port(Skb::new(&ctx), Hook::ToEndpoint))
 }
 
 /// tc ingress of a bridge port: everything that the container behind it sends.
 #[classifier]
 pub(crate) fn from_endpoint(ctx: TcContext) -> i32 {
-    action(hooks::run(Skb::new(&ctx), Hook::FromEndpoint))
+    action(hooks::at_port(Skb::new(&ctx), Hook::FromEndpoint))
+}
+
+/// tc egress of a bridge device: what the host sends or forwards to the containers.
+#[classifier]
+pub(crate) fn to_bridge(ctx: TcContext) -> i32 {
+    action(hooks::to_bridge(Skb::new(&ctx)))
+}
+
+/// tc ingress of a bridge device: what the containers send to the host or through it.
+#[classifier]
+pub(crate) fn from_bridge(ctx: TcContext) -> i32 {
+    action(hooks::from_bridge(Skb::new(&ctx)))
+}
+
+/// tc ingress of an uplink: what the world sends.
+#[classifier]
+pub(crate) fn from_uplink(ctx: TcContext) -> i32 {
+    action(hooks::from_uplink(Skb::new(&ctx)))
 }
 
 /// -1 lets the next program run (TCX_NEXT, TC_ACT_UNSPEC), 2 drops (TC_ACT_SHOT). Any other value would end

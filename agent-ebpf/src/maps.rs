@@ -8,8 +8,7 @@ use core::{arch::asm, mem::MaybeUninit};
 use agent_common::{
     config::{Config, MAX_SLOTS},
     counter::{DeniedCount, DeniedKey, TOTALS as TOTAL_COUNT, Total},
-    decision::Attempt,
-    endpoint::{Destination, Interface, InterfaceKind},
+    endpoint::{Destination, Interface, InterfaceKind, Published, PublishedKey},
     event::{AttemptEntry, AttemptKey},
     flow::{FlowEntry, FlowKey},
     packet::{Address, PROTOCOL_ICMP},
@@ -21,7 +20,12 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key},
 };
 
-use crate::{parse::Frame, report::Denial};
+use crate::{
+    hooks::{Because, Case},
+    identify::Side,
+    parse::Frame,
+    report::Denial,
+};
 
 /// Agent writes; one entry.
 #[map]
@@ -35,6 +39,9 @@ static SLOTS: Array<u32> = Array::with_max_entries(MAX_SLOTS, 0);
 /// Agent writes; an address that does not fit would be the world, so the agent refuses to go on without it.
 #[map]
 static DESTINATIONS: LpmTrie<[u32; 4], Destination> = LpmTrie::with_max_entries(65_536, 0);
+/// Agent writes; a published port that does not fit would be nobody's, so the agent refuses to go on without it.
+#[map]
+static PUBLISHED: LpmTrie<PublishedKey, Published> = LpmTrie::with_max_entries(16_384, 0);
 /// Agent writes; a policy that does not fit is refused whole.
 #[map]
 static SUBJECTS: HashMap<SubjectKey, Subject> = HashMap::with_max_entries(32_768, 0);
@@ -74,7 +81,10 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 pub(crate) struct Scratch {
     pub(crate) frame: Frame,
     pub(crate) key: MaybeUninit<FlowKey>,
-    pub(crate) question: MaybeUninit<Attempt>,
+    pub(crate) case: Case,
+    pub(crate) because: Because,
+    /// The endpoint that the hook judges for.
+    pub(crate) own: Side,
     pub(crate) attempt: MaybeUninit<AttemptKey>,
     pub(crate) denied: MaybeUninit<DeniedKey>,
     pub(crate) denial: MaybeUninit<Denial>,
@@ -88,6 +98,15 @@ pub(crate) struct Scratch {
 pub(crate) fn forget() {
     // SAFETY: does nothing, but may have written any memory as far as the compiler knows.
     unsafe { asm!("", options(nostack, preserves_flags)) }
+}
+
+/// The same value, of which the compiler knows nothing any more: what follows is compiled once for both.
+#[inline(always)]
+pub(crate) fn opaque(value: bool) -> bool {
+    let mut word = u64::from(value);
+    // SAFETY: does nothing, but may have changed the register as far as the compiler knows.
+    unsafe { asm!("/* {word} */", word = inout(reg) word, options(nomem, nostack, preserves_flags)) }
+    word != 0
 }
 
 /// `BPF_ANY` and `BPF_NOEXIST` of the kernel's bpf.h.
@@ -128,6 +147,27 @@ pub(crate) fn port_of_slot(slot: u32) -> Option<u32> {
 #[inline(always)]
 pub(crate) fn destination(address: &Address) -> Option<Destination> {
     DESTINATIONS.get(Key::new(128, prefix_words(address))).copied()
+}
+
+#[inline(always)]
+pub(crate) fn published(protocol: u8, port: u16, address: &Address) -> Option<Published> {
+    let key = PublishedKey {
+        protocol: u16::from(protocol),
+        port_be: port.to_be(),
+        address: prefix_words(address),
+    };
+    PUBLISHED.get(Key::new(PublishedKey::PREFIX_BASE + 128, key)).copied()
+}
+
+/// Whether a port number is published on any address.
+#[inline(always)]
+pub(crate) fn is_published_number(protocol: u8, port: u16) -> bool {
+    let key = PublishedKey {
+        protocol: PublishedKey::NUMBER | u16::from(protocol),
+        port_be: port.to_be(),
+        address: [0; 4],
+    };
+    PUBLISHED.get(Key::new(PublishedKey::PREFIX_BASE, key)).is_some()
 }
 
 /// Adds one to an exact counter.
@@ -214,6 +254,17 @@ pub(crate) fn open_flow(key: &FlowKey, entry: &FlowEntry) -> Result<(), ()> {
     // What is left of an earlier flow with the same addresses would otherwise be found first.
     best_effort(FLOWS.remove(key));
     FLOWS_OPENING.insert(key, entry, ANY).or(Err(()))
+}
+
+/// Remembers what replies an uplink may see, see [`agent_common::flow::LENT`].
+#[inline(always)]
+pub(crate) fn remember_lent(key: &FlowKey, entry: &FlowEntry) {
+    best_effort(FLOWS_OPENING.insert(key, entry, ANY));
+}
+
+#[inline(always)]
+pub(crate) fn lent(key: &FlowKey) -> Option<*mut FlowEntry> {
+    FLOWS_OPENING.get_ptr_mut(key)
 }
 
 /// Moves a flow to the table that never evicts.

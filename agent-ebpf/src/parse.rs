@@ -4,6 +4,7 @@
 mod icmp;
 mod ipv4;
 mod ipv6;
+mod locate;
 mod neighbour;
 mod transport;
 
@@ -12,6 +13,7 @@ use agent_common::{
     verdict::DropReason,
 };
 
+pub(crate) use self::locate::{Ports, locate};
 use crate::{maps, skb::Skb};
 
 /// Length of an Ethernet header.
@@ -29,6 +31,8 @@ pub(crate) struct Frame {
     pub(crate) kind: FrameKind,
     /// The number of the reason for which the frame is refused whatever policies say, 0 for none.
     flaw: u8,
+    /// [`Ports`], for [`locate`] alone.
+    ports: u8,
     /// The addresses are those of the IP header for every IP frame; the rest only counts for
     /// [`FrameKind::Flow`].
     pub(crate) packet: Packet,

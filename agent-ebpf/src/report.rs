@@ -30,10 +30,13 @@ pub(crate) struct Denial {
     pub(crate) opening: bool,
     pub(crate) source: Side,
     pub(crate) destination: Side,
+    /// The container's port behind a published one, 0 if the packet's port is meant.
+    pub(crate) service: u16,
     pub(crate) authority: Authority,
 }
 
 /// Whose policy a refusal falls under, and what it says.
+#[derive(Clone, Copy)]
 pub(crate) struct Authority {
     pub(crate) direction: Direction,
     severity: Severity,
@@ -70,8 +73,8 @@ impl Authority {
     pub(crate) fn of_endpoint(config: &Config, hook: Hook, own: &Party) -> (Self, Mode) {
         let policy = Policy { config, revision: config.revision };
         let direction = match hook {
-            Hook::ToEndpoint => Direction::Ingress,
             Hook::FromEndpoint => Direction::Egress,
+            _ => Direction::Ingress,
         };
         let mut authority = Self { direction, ..Self::NONE };
         if own.kind == PartyKind::Covered
@@ -143,18 +146,12 @@ pub(crate) fn denied(
 
 #[inline(always)]
 fn forward_total(hook: Hook) {
-    maps::add_total(match hook {
-        Hook::ToEndpoint => Total::ForwardedToEndpoint,
-        Hook::FromEndpoint => Total::ForwardedFromEndpoint,
-    });
+    maps::add_total(Total::forwarded(hook));
 }
 
 #[inline(always)]
 fn drop_total(hook: Hook) {
-    maps::add_total(match hook {
-        Hook::ToEndpoint => Total::DroppedToEndpoint,
-        Hook::FromEndpoint => Total::DroppedFromEndpoint,
-    });
+    maps::add_total(Total::dropped(hook));
 }
 
 /// What a denied packet is, compared with those before it.
@@ -223,7 +220,7 @@ fn recognise(
 /// The ports of the destination's policy entry that the packet's port belongs to, which bounds the labels.
 #[inline(always)]
 fn port_label(config: &Config, frame: &Frame, denial: &Denial) -> (u16, u16) {
-    let port = frame.packet.destination_port;
+    let port = if denial.service != 0 { denial.service } else { frame.packet.destination_port };
     if !denial.destination.is_covered()
         || !matches!(frame.packet.protocol, PROTOCOL_TCP | PROTOCOL_UDP)
         || port == 0

@@ -51,6 +51,18 @@ impl Skb {
         /// Not 0 if the outermost VLAN tag was taken off by the kernel or the device.
         vlan_present
     );
+    field!(
+        /// The tag that was taken off, if there was one.
+        vlan_tci
+    );
+    field!(
+        /// The ethertype in network order, behind the outermost VLAN tag.
+        protocol
+    );
+    field!(
+        /// Whom the frame's MAC address is for (`PACKET_*` of the kernel's if_packet.h).
+        pkt_type
+    );
     field!(mark);
 
     /// Replaces the bits of the mark that `mask` names; other users' bits survive.

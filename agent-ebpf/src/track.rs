@@ -1,17 +1,23 @@
 //! Finds the flow that a packet belongs to and follows it. Decides nothing: a packet without a flow, or with one
 //! that must be looked at again, goes back to the hook.
 
-use core::ptr::null_mut;
+use core::{mem::MaybeUninit, ptr::null_mut};
 
 use agent_common::{
     config::Config,
-    flow::{FlowEntry, FlowKey, FlowState, OBSERVED, PEER_HOST, PEER_UNBOUND, REVOKED, Step},
-    packet::Intent,
+    flow::{FlowEntry, FlowKey, FlowState, LENT, OBSERVED, PEER_HOST, PEER_UNBOUND, REVOKED, Step},
+    packet::{Address, Intent, PROTOCOL_TCP, TCP_FIN, TCP_RST},
     verdict::{Direction, DropReason},
 };
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 
-use crate::{identify, maps, parse::Frame, skb::Skb};
+use crate::{hooks::Way, identify, maps, parse::Frame, skb::Skb};
+
+/// Room outside the small BPF stack for what goes into a flow table.
+pub(crate) struct NewFlow {
+    entry: MaybeUninit<FlowEntry>,
+    key: MaybeUninit<FlowKey>,
+}
 
 /// Nanoseconds since boot, suspend included.
 #[inline(always)]
@@ -56,10 +62,10 @@ pub(crate) fn find(
 }
 
 /// Whether a flow was allowed by the revision in force. Otherwise it has to be decided again, in its original
-/// direction: the revision has moved, or it is only observed, or revoked.
+/// direction: the revision has moved, or it is only observed, or revoked, or has more to do than pass.
 #[inline(always)]
 pub(crate) const fn is_current(entry: &FlowEntry, config: &Config) -> bool {
-    entry.revision == config.revision && entry.flags & (OBSERVED | REVOKED) == 0
+    entry.revision == config.revision && entry.flags & (OBSERVED | REVOKED | LENT) == 0
 }
 
 /// Follows a packet of a flow that has been allowed.
@@ -135,16 +141,18 @@ pub(crate) fn revoke(entry: &mut FlowEntry, config: &Config) {
 
 /// Remembers a flow whose first packet is allowed or observed.
 ///
-/// `peer` is who the other side is; `skb` binds how its packets arrive if it has sent this one.
+/// `peer` is who the other side is; `skb` binds how its packets arrive if it has sent this one. A flow that this packet
+/// does not open is adopted: both sides have been heard before.
 #[inline(always)]
 pub(crate) fn open(
     skb: Skb,
     config: &Config,
     key: &FlowKey,
-    direction: Direction,
+    way: &Way,
     frame: &Frame,
     peer: u32,
-    observed: bool,
+    flags: u8,
+    new: &mut NewFlow,
 ) -> Result<(), DropReason> {
     let now = now();
     if let Some(pointer) = maps::flow(key) {
@@ -152,31 +160,90 @@ pub(crate) fn open(
         let entry = unsafe { &mut *pointer };
         // A late copy of the SYN must not push a living connection back to where a flood could evict it.
         if entry.state() == FlowState::Established
-            && entry.is_opener(direction)
+            && entry.is_opener(way.opened)
             && entry.peer == peer
             && !entry.is_expired(key.protocol, now, &config.timeouts)
             && matches!(frame.packet.intent, Intent::Open)
         {
-            refresh(entry, config, observed);
+            refresh(entry, config, flags & OBSERVED != 0);
             return Ok(());
         }
     }
-    let (peer_ifindex, peer_mark) = match direction {
+    let (peer_ifindex, peer_mark) = match way.direction {
         Direction::Ingress => (skb.ingress_ifindex(), skb.mark() & config.mark_mask),
         // No interface has this index: the first reply is looked at.
         Direction::Egress => (u32::MAX, 0),
     };
-    let entry = FlowEntry {
+    let entry = new.entry.write(FlowEntry {
         last_seen: now,
         revision: config.revision,
         peer,
         peer_ifindex,
         peer_mark,
         state: FlowState::Opening as u8,
-        opened: direction as u8,
-        flags: if observed { OBSERVED } else { 0 },
+        opened: way.opened as u8,
+        flags,
         _pad: 0,
         refreshed: jiffies(),
+    });
+    if frame.packet.intent.opens() {
+        return maps::open_flow(key, entry).or(Err(DropReason::TableFull));
+    }
+    entry.state = FlowState::Established as u8;
+    maps::establish_flow(key, entry).or(Err(DropReason::TableFull))
+}
+
+/// Whether a segment without a flow may belong to a connection from before the first start.
+#[inline(always)]
+pub(crate) fn may_adopt(config: &Config, frame: &Frame) -> bool {
+    matches!(frame.packet.intent, Intent::Continue)
+        && frame.packet.protocol == PROTOCOL_TCP
+        && frame.packet.tcp_flags & (TCP_FIN | TCP_RST) == 0
+        && config.adopt_until != 0
+        && now() < config.adopt_until
+}
+
+/// Expects replies at the uplinks for a container whose port number is also a published one, see
+/// [`agent_common::flow::LENT`]. `key` is that of the container's flow.
+#[inline(always)]
+pub(crate) fn lend(key: &FlowKey, new: &mut NewFlow) {
+    let lent = lent_key(key, &mut new.key);
+    let entry = new.entry.write(FlowEntry {
+        last_seen: now(),
+        revision: 0,
+        peer: PEER_UNBOUND,
+        peer_ifindex: 0,
+        peer_mark: 0,
+        state: FlowState::Established as u8,
+        opened: Direction::Egress as u8,
+        flags: LENT,
+        _pad: 0,
+        refreshed: jiffies(),
+    });
+    // Without it the replies are dropped, as they would be without a flow.
+    maps::remember_lent(lent, entry);
+}
+
+/// Whether a packet to a published port answers a container that the host has lent the number to.
+#[inline(always)]
+pub(crate) fn is_lent(config: &Config, key: &FlowKey, frame: &Frame, new: &mut NewFlow) -> bool {
+    // A reply over IPv4 that no container asked for is judged once more where it enters one; over IPv6 docker-proxy may
+    // take it.
+    let reply = match frame.packet.intent {
+        Intent::Continue => true,
+        Intent::Datagram => key.remote.is_ipv4(),
+        Intent::Open | Intent::Error => false,
     };
-    maps::open_flow(key, &entry).or(Err(DropReason::TableFull))
+    reply
+        && maps::lent(lent_key(key, &mut new.key)).is_some_and(|pointer| {
+            // SAFETY: as in `find`.
+            let entry = unsafe { &*pointer };
+            !entry.is_expired(key.protocol, now(), &config.timeouts)
+        })
+}
+
+/// No port has the number 0, and no flow the address `::`.
+#[inline(always)]
+fn lent_key<'a>(key: &FlowKey, room: &'a mut MaybeUninit<FlowKey>) -> &'a FlowKey {
+    room.write(FlowKey { port: 0, local: Address::UNSPECIFIED, ..*key })
 }

@@ -16,6 +16,7 @@ use crate::{
     events::{self, EventPipeline, queue::EventQueue, recent::Recent, sink::Target},
     http,
     inventory::{self, netlink::NetlinkError},
+    policy::glob::Glob,
     reconcile::{self, PolicyError, PolicyWatch, Reconciler, RegistryError},
     service,
     state::{AgentState, InventorySource, InventoryState},
@@ -84,6 +85,8 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     options.timeouts = settings.timeouts;
     options.via = settings.attach;
     options.diagnostics = settings.datapath_log;
+    options.uplinks = settings.uplinks.iter().map(|pattern| Glob::new(pattern)).collect();
+    options.adopt = settings.adopt;
     let mut datapath = Datapath::open(&options)?;
     log_programs(&mut datapath);
 

@@ -4,12 +4,17 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use agent_common::config::{DEFAULT_MARK_MASK, Timeouts};
 use serde::Deserialize;
 
-use crate::{control, datapath::attach::Via, telemetry::server};
+use crate::{
+    control,
+    datapath::{DEFAULT_ADOPT, attach::Via},
+    telemetry::server,
+};
 
 /// Where `agent.yaml` is looked for.
 pub const DEFAULT_PATH: &str = "/etc/portcullis/agent.yaml";
@@ -34,6 +39,12 @@ pub struct File {
     /// Whether the kernel programs log what they do, at level `debug`.
     pub datapath_log: Option<bool>,
     pub timeouts: Option<TimeoutSettings>,
+    /// Names, globs allowed, of the interfaces whose packets to published ports are judged where they come in; by
+    /// default all.
+    pub uplinks: Option<Vec<String>>,
+    /// Seconds after the very first start in which connections from before it are taken over, as far as the policy
+    /// allows them; 0 for never.
+    pub adopt: Option<u32>,
 }
 
 /// Seconds without a packet after which a flow ends.
@@ -70,6 +81,8 @@ pub struct Settings {
     pub attach: Option<Via>,
     pub datapath_log: bool,
     pub timeouts: Timeouts,
+    pub uplinks: Vec<String>,
+    pub adopt: Duration,
 }
 
 /// `agent.yaml` cannot be used.
@@ -120,6 +133,8 @@ impl File {
             attach: self.attach.or(other.attach),
             datapath_log: self.datapath_log.or(other.datapath_log),
             timeouts: self.timeouts.or(other.timeouts),
+            uplinks: self.uplinks.or(other.uplinks),
+            adopt: self.adopt.or(other.adopt),
         }
     }
 
@@ -143,6 +158,8 @@ impl File {
             mark_mask: self.mark_mask.unwrap_or(DEFAULT_MARK_MASK),
             attach: self.attach,
             datapath_log: self.datapath_log.unwrap_or(false),
+            uplinks: self.uplinks.unwrap_or_else(|| vec!["*".to_owned()]),
+            adopt: self.adopt.map_or(DEFAULT_ADOPT, |seconds| Duration::from_secs(seconds.into())),
             timeouts: Timeouts {
                 tcp_opening: timeouts.tcp_opening.unwrap_or(default.tcp_opening),
                 tcp_established: timeouts.tcp_established.unwrap_or(default.tcp_established),

@@ -13,4 +13,4 @@ pub mod streams;
 mod link;
 mod writer;
 
-pub use writer::{Datapath, DatapathError, Options};
+pub use writer::{DEFAULT_ADOPT, Datapath, DatapathError, Options};

@@ -222,7 +222,7 @@ impl AgentState {
             .iter()
             .map(|port| &port.interface)
             .chain(snapshot.bridges.iter().map(|bridge| &bridge.interface))
-            .chain(&snapshot.uplinks);
+            .chain(snapshot.uplinks.iter().map(|uplink| &uplink.interface));
         self.ports.get(&ifindex).map(|port| port.name.as_str()).or_else(|| {
             interfaces.into_iter().find(|known| known.ifindex == ifindex).map(|known| known.name.as_str())
         })

@@ -141,7 +141,7 @@ fn a_pinned_map_of_another_shape_is_refused() {
         (
             "SLOTS",
             "CONFIG",
-            "a pinned map does not fit this version: pinned map `CONFIG` has value size 4, not 40",
+            "a pinned map does not fit this version: pinned map `CONFIG` has value size 4, not 48",
         ),
     ] {
         let ours = bpffs.pins().join("kept");

@@ -1,4 +1,4 @@
-//! Attaches programs to ports: by TCX where the kernel has it (6.6), by clsact below. First in order, and never
+//! Attaches programs to interfaces: by TCX where the kernel has it (6.6), by clsact below. First in order, and never
 //! taken off by a drop: only [`Attachments::detach`] and the port's own end do that.
 
 use std::{
@@ -67,8 +67,8 @@ pub struct Attachments {
     pins: Pins,
     /// TCX links, kept open beside their pins: a removed pin alone changes nothing.
     links: BTreeMap<(u32, Hook), PinnedLink>,
-    /// Ports with clsact filters, with the name they were attached under.
-    filters: BTreeMap<u32, String>,
+    /// clsact filters, with the name of the interface that they were attached under.
+    filters: BTreeMap<(u32, Hook), String>,
 }
 
 impl Attachments {
@@ -82,79 +82,74 @@ impl Attachments {
         self.via
     }
 
-    /// Whether both programs are on a port.
+    /// Whether a program is on an interface.
     #[must_use]
-    pub fn is_attached(&self, ifindex: u32) -> bool {
+    pub fn is_attached(&self, ifindex: u32, hook: Hook) -> bool {
         match self.via {
-            Via::Tcx => Hook::ALL.into_iter().all(|hook| self.links.contains_key(&(ifindex, hook))),
-            Via::Clsact => self.filters.contains_key(&ifindex),
+            Via::Tcx => self.links.contains_key(&(ifindex, hook)),
+            Via::Clsact => self.filters.contains_key(&(ifindex, hook)),
         }
     }
 
-    /// The ports that have a program.
-    #[must_use]
-    pub fn attached(&self) -> BTreeSet<u32> {
-        self.links.keys().map(|&(ifindex, _)| ifindex).chain(self.filters.keys().copied()).collect()
-    }
-
-    /// Puts both programs onto a port, taking over what an earlier agent left there.
-    pub fn attach(&mut self, ebpf: &mut Ebpf, port: &Interface) -> Result<(), AttachError> {
-        for hook in Hook::ALL {
-            let program = loader::program(ebpf, hook)?;
-            match self.via {
-                Via::Tcx => {
-                    if !self.links.contains_key(&(port.ifindex, hook)) {
-                        let link = attach_tcx(program, &self.pins, port, hook)?;
-                        self.links.insert((port.ifindex, hook), link);
-                    }
+    /// Puts a program onto an interface, taking over what an earlier agent left there.
+    pub fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        interface: &Interface,
+        hook: Hook,
+    ) -> Result<(), AttachError> {
+        let program = loader::program(ebpf, hook)?;
+        let place = (interface.ifindex, hook);
+        // An earlier agent may have been told to attach the other way: one program of a kind counts a packet once.
+        match self.via {
+            Via::Tcx => {
+                if !self.links.contains_key(&place) {
+                    let link = attach_tcx(program, &self.pins, interface, hook)?;
+                    self.links.insert(place, link);
                 }
-                Via::Clsact => attach_clsact(program, port, hook)?,
+                detach_filter(&interface.name, hook);
             }
-        }
-        // An earlier agent may have been told to attach the other way: one pair of programs counts a packet once.
-        match self.via {
-            Via::Tcx => drop(detach_clsact(&port.name)),
             Via::Clsact => {
-                for hook in Hook::ALL {
-                    remove_link(&self.pins.link(port.ifindex, hook))?;
-                }
-                self.filters.insert(port.ifindex, port.name.clone());
+                attach_clsact(program, interface, hook)?;
+                remove_link(&self.pins.link(interface.ifindex, hook))?;
+                self.filters.insert(place, interface.name.clone());
             }
         }
         Ok(())
     }
 
-    /// Forgets ports that are gone, and takes the programs off those that are no longer ports of a watched bridge.
-    pub fn retain(&mut self, ports: &BTreeSet<u32>) {
+    /// Forgets interfaces that are gone, and takes programs off those that are not what they were.
+    pub fn retain(&mut self, wanted: &BTreeSet<(u32, Hook)>) {
         let gone: Vec<(u32, Hook)> =
-            self.links.keys().filter(|(ifindex, _)| !ports.contains(ifindex)).copied().collect();
-        for key in gone {
+            self.links.keys().filter(|place| !wanted.contains(place)).copied().collect();
+        for place in gone {
             // Closing the last descriptor of a link without a pin detaches it.
-            if let Some(link) = self.links.remove(&key)
+            if let Some(link) = self.links.remove(&place)
                 && let Err(error) = link.unpin()
             {
-                tracing::debug!(ifindex = key.0, %error, "link was not pinned any more");
+                tracing::debug!(ifindex = place.0, %error, "link was not pinned any more");
             }
         }
-        let gone: Vec<u32> =
-            self.filters.keys().filter(|ifindex| !ports.contains(ifindex)).copied().collect();
-        for ifindex in gone {
-            if let Some(name) = self.filters.remove(&ifindex)
-                && interface_index(&name) == Some(ifindex)
+        let gone: Vec<(u32, Hook)> =
+            self.filters.keys().filter(|place| !wanted.contains(place)).copied().collect();
+        for place in gone {
+            if let Some(name) = self.filters.remove(&place)
+                && interface_index(&name) == Some(place.0)
             {
-                detach_clsact(&name);
+                detach_filter(&name, place.1);
             }
         }
     }
 
-    /// Removes pins of ports that no longer exist. What is pinned for a living port stays until it is adopted.
-    pub fn sweep(&self, existing: &BTreeSet<u32>) -> Result<(), AttachError> {
+    /// Removes pins of interfaces that no longer exist, or are not what they were. What is pinned for one that is wanted
+    /// stays until it is adopted.
+    pub fn sweep(&self, wanted: &BTreeSet<(u32, Hook)>) -> Result<(), AttachError> {
         for (ifindex, hook) in self.pins.pinned_links()? {
             let path = self.pins.link(ifindex, hook);
             if self.links.contains_key(&(ifindex, hook)) {
                 continue;
             }
-            let dead = !existing.contains(&ifindex)
+            let dead = !wanted.contains(&(ifindex, hook))
                 || link::ifindex(&path).is_ok_and(|linked| linked != Some(ifindex));
             if dead {
                 fs::remove_file(&path).map_err(|source| AttachError::Io { verb: "remove", path, source })?;
@@ -253,13 +248,14 @@ fn is_exists(error: &TcError) -> bool {
     }
 }
 
-/// Takes our filters off an interface, by program name. Errors mean that there were none.
+/// Takes one of our filters off an interface, by program name. An error means that there was none.
+fn detach_filter(interface: &str, hook: Hook) -> bool {
+    tc::qdisc_detach_program(interface, attach_type(hook), hook.name()).is_ok()
+}
+
+/// Takes all our filters off an interface.
 pub fn detach_clsact(interface: &str) -> bool {
-    let mut found = false;
-    for hook in Hook::ALL {
-        found |= tc::qdisc_detach_program(interface, attach_type(hook), hook.name()).is_ok();
-    }
-    found
+    Hook::ALL.into_iter().fold(false, |found, hook| detach_filter(interface, hook) || found)
 }
 
 /// Takes our filters off every interface of this network namespace. Returns how many interfaces had some. Does
@@ -273,10 +269,7 @@ pub fn detach_filters(pins: &Pins) -> usize {
 }
 
 const fn attach_type(hook: Hook) -> TcAttachType {
-    match hook {
-        Hook::ToEndpoint => TcAttachType::Egress,
-        Hook::FromEndpoint => TcAttachType::Ingress,
-    }
+    if hook.is_tc_ingress() { TcAttachType::Ingress } else { TcAttachType::Egress }
 }
 
 /// The number of the interface that has this name now.

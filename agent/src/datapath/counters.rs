@@ -98,10 +98,11 @@ pub enum Filled {
     Addresses = 4,
     FlowsOpening = 5,
     Flows = 6,
+    Published = 7,
 }
 
 impl Filled {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Interfaces,
         Self::Destinations,
         Self::Subjects,
@@ -109,6 +110,7 @@ impl Filled {
         Self::Addresses,
         Self::FlowsOpening,
         Self::Flows,
+        Self::Published,
     ];
 
     const fn name(self) -> &'static str {
@@ -120,6 +122,7 @@ impl Filled {
             Self::Addresses => "ADDRESSES",
             Self::FlowsOpening => "FLOWS_OPENING",
             Self::Flows => "FLOWS",
+            Self::Published => "PUBLISHED",
         }
     }
 }

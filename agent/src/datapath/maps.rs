@@ -3,7 +3,7 @@
 use agent_common::{
     config::Config,
     counter::{DeniedCount, DeniedKey, TOTALS},
-    endpoint::{Destination, Interface},
+    endpoint::{Destination, Interface, Published, PublishedKey},
     event::{AttemptEntry, AttemptKey, DeniedEvent},
     flow::{FlowEntry, FlowKey},
     policy::{AddressKey, Rule, RuleKey, Subject, SubjectKey},
@@ -16,11 +16,12 @@ use aya::{
 use super::pins::Pins;
 
 /// Every map that is pinned, by name.
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 14] = [
     "CONFIG",
     "INTERFACES",
     "SLOTS",
     "DESTINATIONS",
+    "PUBLISHED",
     "SUBJECTS",
     "RULES",
     "ADDRESSES",
@@ -47,6 +48,7 @@ fn shape(name: &str) -> Shape {
         "INTERFACES" => (MapType::Hash, 4, size_of::<Interface>()),
         "SLOTS" => (MapType::Array, 4, 4),
         "DESTINATIONS" => (MapType::LpmTrie, lpm + 16, size_of::<Destination>()),
+        "PUBLISHED" => (MapType::LpmTrie, lpm + size_of::<PublishedKey>(), size_of::<Published>()),
         "SUBJECTS" => (MapType::Hash, size_of::<SubjectKey>(), size_of::<Subject>()),
         "RULES" => (MapType::LpmTrie, lpm + size_of::<RuleKey>(), size_of::<Rule>()),
         "ADDRESSES" => (MapType::LpmTrie, lpm + size_of::<AddressKey>(), 4),
@@ -101,6 +103,7 @@ pub struct Maps {
     pub interfaces: HashMap<MapData, u32, Interface>,
     pub slots: Array<MapData, u32>,
     pub destinations: LpmTrie<MapData, [u32; 4], Destination>,
+    pub published: LpmTrie<MapData, PublishedKey, Published>,
     pub subjects: HashMap<MapData, SubjectKey, Subject>,
     pub rules: LpmTrie<MapData, RuleKey, Rule>,
     pub addresses: LpmTrie<MapData, AddressKey, u32>,
@@ -114,6 +117,7 @@ pub struct Maps {
 pub struct Capacities {
     pub interfaces: usize,
     pub destinations: usize,
+    pub published: usize,
     pub subjects: usize,
     pub rules: usize,
     pub addresses: usize,
@@ -149,6 +153,7 @@ impl Maps {
             interfaces: take(ebpf, "INTERFACES")?,
             slots: take(ebpf, "SLOTS")?,
             destinations: take(ebpf, "DESTINATIONS")?,
+            published: take(ebpf, "PUBLISHED")?,
             subjects: take(ebpf, "SUBJECTS")?,
             rules: take(ebpf, "RULES")?,
             addresses: take(ebpf, "ADDRESSES")?,
@@ -157,6 +162,7 @@ impl Maps {
             capacities: Capacities {
                 interfaces: capacity(pins, "INTERFACES")?,
                 destinations: capacity(pins, "DESTINATIONS")?,
+                published: capacity(pins, "PUBLISHED")?,
                 subjects: capacity(pins, "SUBJECTS")?,
                 rules: capacity(pins, "RULES")?,
                 addresses: capacity(pins, "ADDRESSES")?,
@@ -167,6 +173,6 @@ impl Maps {
 
 /// The ring buffer of denied attempts.
 pub fn take_events(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>, TakeError> {
-    const { assert!(size_of::<DeniedEvent>() == 96 && TOTALS == 7) };
+    const { assert!(size_of::<DeniedEvent>() == 96 && TOTALS == 13) };
     take(ebpf, "EVENTS")
 }

@@ -9,13 +9,22 @@ use agent_common::{
     config::MarkLayout,
     decision::PartyKind,
     endpoint::{
-        ANY_MAC, COVERED, Destination, DestinationKind, Interface, InterfaceKind, MAX_ADDRESSES, VALIDATE,
+        ANY_MAC, COVERED, Destination, DestinationKind, GUARDED, Interface, InterfaceKind, MAX_ADDRESSES,
+        NO_LINK_HEADER, Published, PublishedKey, VALIDATE,
     },
-    packet::{Address, Mac},
+    packet::{Address, Mac, PROTOCOL_TCP, PROTOCOL_UDP},
+    policy::prefix_words,
+    verdict::{Hook, Mode},
 };
 use ipnet::IpNet;
 
-use crate::{inventory::snapshot::Snapshot, policy::entries::Entries};
+use crate::{
+    inventory::snapshot::{self, Endpoint, Protocol, Snapshot},
+    policy::{
+        entries::{Entries, ResolvedEndpoint},
+        glob::Glob,
+    },
+};
 
 /// Contents of the maps that describe the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +33,8 @@ pub struct HostState {
     pub interfaces: BTreeMap<u32, Interface>,
     /// By (address, prefix length in the 16-byte form).
     pub destinations: BTreeMap<(Address, u8), Destination>,
+    /// By (key, prefix length).
+    pub published: BTreeMap<(PublishedKey, u32), Published>,
     /// Slot → ifindex of the port.
     pub slots: BTreeMap<u32, u32>,
     /// Endpoints that were left out, which keeps them `not_ready`, with the reason for people.
@@ -83,6 +94,23 @@ impl Slots {
     }
 }
 
+/// Which program belongs onto which interface.
+#[must_use]
+pub fn places<'a>(snapshot: &'a Snapshot, uplinks: &[Glob]) -> Vec<(&'a snapshot::Interface, Hook)> {
+    let ports = snapshot.ports.iter().map(|port| (&port.interface, &Hook::OF_PORT[..]));
+    let bridges = snapshot.bridges.iter().map(|bridge| (&bridge.interface, &Hook::OF_BRIDGE[..]));
+    let uplinks = snapshot
+        .uplinks
+        .iter()
+        .filter(|uplink| uplinks.iter().any(|glob| glob.matches(&uplink.interface.name)))
+        .map(|uplink| (&uplink.interface, &Hook::OF_UPLINK[..]));
+    ports
+        .chain(bridges)
+        .chain(uplinks)
+        .flat_map(|(interface, hooks)| hooks.iter().map(move |&hook| (interface, hook)))
+        .collect()
+}
+
 /// Turns what is known of the host into map contents.
 #[must_use]
 pub fn host_state(
@@ -102,15 +130,29 @@ pub fn host_state(
         }
     }
     for uplink in &snapshot.uplinks {
-        state.interfaces.insert(uplink.ifindex, interface(InterfaceKind::Uplink));
+        let mut entry = interface(InterfaceKind::Uplink);
+        if !uplink.ethernet {
+            entry.flags |= NO_LINK_HEADER;
+        }
+        state.interfaces.insert(uplink.interface.ifindex, entry);
     }
-    let covered_bridges: BTreeSet<u32> = snapshot
-        .endpoints
-        .iter()
-        .zip(&entries.endpoints)
-        .filter(|(_, resolved)| resolved.party.kind == PartyKind::Covered)
-        .filter_map(|(endpoint, _)| bridge_of.get(&endpoint.port.as_ref()?.ifindex).copied())
-        .collect();
+    let bridges_with = |wanted: &dyn Fn(&ResolvedEndpoint) -> bool| -> BTreeSet<u32> {
+        let endpoints = snapshot.endpoints.iter().zip(&entries.endpoints);
+        endpoints
+            .filter(|(_, resolved)| resolved.party.kind == PartyKind::Covered && wanted(resolved))
+            .filter_map(|(endpoint, _)| bridge_of.get(&endpoint.port.as_ref()?.ifindex).copied())
+            .collect()
+    };
+    let covered_bridges = bridges_with(&|_| true);
+    let guarded_bridges = bridges_with(&|resolved| {
+        let subject = entries.subjects.get(&resolved.party.identity);
+        subject.is_none_or(|subject| Mode::from_number(subject.mode) == Mode::Enforce)
+    });
+    for bridge in guarded_bridges {
+        if let Some(entry) = state.interfaces.get_mut(&bridge) {
+            entry.flags |= GUARDED;
+        }
+    }
     slots.retain(&bridge_of.keys().copied().collect());
     for (endpoint, resolved) in snapshot.endpoints.iter().zip(&entries.endpoints) {
         let Some(port) = &endpoint.port else { continue };
@@ -134,6 +176,7 @@ pub fn host_state(
         let mut entry = interface(InterfaceKind::Port);
         if resolved.party.kind == PartyKind::Covered {
             entry.flags |= COVERED;
+            publish(&mut state.published, endpoint, port.ifindex);
         }
         if covered_bridges.contains(&bridge) {
             entry.flags |= VALIDATE;
@@ -163,6 +206,32 @@ pub fn host_state(
         state.destinations.insert((address(*own), 128), destination);
     }
     state
+}
+
+/// The ports of the host that stand for an endpoint's. Of two endpoints of one container the first is kept: they have
+/// the same rights.
+fn publish(published: &mut BTreeMap<(PublishedKey, u32), Published>, endpoint: &Endpoint, ifindex: u32) {
+    for port in &endpoint.published {
+        let protocol = match port.protocol {
+            Protocol::Tcp => PROTOCOL_TCP,
+            Protocol::Udp => PROTOCOL_UDP,
+        };
+        let prefix = match port.host_address {
+            IpAddr::V4(address) if address.is_unspecified() => 96,
+            IpAddr::V6(address) if address.is_unspecified() => 0,
+            _ => 128,
+        };
+        let key = PublishedKey {
+            protocol: u16::from(protocol),
+            port_be: port.host_port.to_be(),
+            address: prefix_words(&address(port.host_address)),
+        };
+        let target = Published { ifindex, port: port.container_port, _pad: 0 };
+        published.entry((key, PublishedKey::PREFIX_BASE + prefix)).or_insert(target);
+        let number =
+            PublishedKey { protocol: PublishedKey::NUMBER | key.protocol, address: [0; 4], ..key };
+        published.entry((number, PublishedKey::PREFIX_BASE)).or_insert(target);
+    }
 }
 
 /// The kernel's form of an address.

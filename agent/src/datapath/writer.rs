@@ -3,14 +3,15 @@
 
 mod revision;
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use agent_common::{
     config::{Config, DEFAULT_MARK_MASK, MarkLayout, Timeouts},
-    endpoint::{Destination, Interface},
+    endpoint::{Destination, Interface, PublishedKey},
     flow::{FlowEntry, FlowKey},
     packet::Address,
     policy::prefix_words,
+    verdict::Hook,
 };
 use aya::{
     Ebpf,
@@ -28,7 +29,10 @@ use super::{
     plan::{self, HostState, LeftOut, Slots},
     streams::{Diagnostics, Events},
 };
-use crate::{inventory::snapshot::Snapshot, policy::entries::Entries};
+use crate::{
+    inventory::snapshot::Snapshot,
+    policy::{entries::Entries, glob::Glob},
+};
 
 /// How the datapath is set up.
 #[derive(Clone, Debug)]
@@ -41,6 +45,10 @@ pub struct Options {
     pub via: Option<Via>,
     /// Whether the programs log what they do.
     pub diagnostics: bool,
+    /// Names of the interfaces whose packets to published ports are judged where they come in.
+    pub uplinks: Vec<Glob>,
+    /// For how long after the first start connections from before it are taken over.
+    pub adopt: Duration,
 }
 
 impl Options {
@@ -52,6 +60,8 @@ impl Options {
             timeouts: Timeouts::DEFAULT,
             via: None,
             diagnostics: false,
+            uplinks: vec![Glob::new("*")],
+            adopt: DEFAULT_ADOPT,
         }
     }
 }
@@ -104,6 +114,9 @@ impl DatapathError {
     }
 }
 
+/// Long enough for what keeps a connection open to say something on it.
+pub const DEFAULT_ADOPT: Duration = Duration::from_secs(15 * 60);
+
 /// Seconds in which a repeated denial is not a new attempt.
 const ATTEMPT_WINDOW: u32 = 30;
 
@@ -116,6 +129,8 @@ pub struct Datapath {
     layout: MarkLayout,
     slots: Slots,
     config: Config,
+    uplinks: Vec<Glob>,
+    adopt: Duration,
     host: HostState,
     filling: Arc<Filling>,
     entries: Option<Entries>,
@@ -141,15 +156,17 @@ impl Datapath {
         let mut ebpf = loader::load(&pins, options.diagnostics)?;
         let maps = Maps::take(&mut ebpf, &pins)?;
         // Zeroes, which enforce, if no agent was here before.
-        let (revision, strictest_mode) =
-            maps.config.get(&0, 0).map_or((0, 0), |config| (config.revision, config.strictest_mode));
+        let left = maps.config.get(&0, 0).ok();
+        let left = |field: fn(&Config) -> u64| left.as_ref().map_or(0, field);
         let config = Config {
-            revision,
+            revision: left(|config| config.revision.into()) as u32,
             mark_mask: options.mark_mask,
-            strictest_mode,
-            _pad: [0; 3],
+            strictest_mode: left(|config| config.strictest_mode.into()) as u8,
+            has_published: left(|config| config.has_published.into()) as u8,
+            _pad: [0; 2],
             timeouts: options.timeouts,
             attempt_window: ATTEMPT_WINDOW,
+            adopt_until: left(|config| config.adopt_until),
         };
         let host = adopted_host(&maps);
         let slots = Slots::new(layout, &host.slots);
@@ -163,6 +180,8 @@ impl Datapath {
             layout,
             slots,
             config,
+            uplinks: options.uplinks.clone(),
+            adopt: options.adopt,
             host,
             filling: Arc::default(),
             entries: None,
@@ -182,9 +201,10 @@ impl Datapath {
         self.config.revision
     }
 
+    /// Whether a port has both of its programs.
     #[must_use]
     pub fn is_attached(&self, ifindex: u32) -> bool {
-        self.attachments.is_attached(ifindex)
+        Hook::OF_PORT.into_iter().all(|hook| self.attachments.is_attached(ifindex, hook))
     }
 
     /// Whether the endpoint behind a port is known to the kernel.
@@ -219,31 +239,30 @@ impl Datapath {
         Ok(loader::verified_instructions(&mut self.ebpf)?)
     }
 
-    /// Puts the programs onto every port of a watched bridge; what is not known of it yet is denied from then on.
-    /// One port that fails does not keep the others from being attached; its error is returned.
+    /// Puts the programs onto every watched bridge, its ports and the uplinks; what is not known of a port yet is denied
+    /// from then on. One interface that fails does not keep the others from being attached; its error is returned.
     ///
-    /// Only a `complete` snapshot says that an interface is no port: before that, what an earlier agent attached
+    /// Only a `complete` snapshot says that an interface is not what it was: before that, what an earlier agent attached
     /// stays attached, whether it was seen again by now or not.
     pub fn attach(&mut self, snapshot: &Snapshot, complete: bool) -> Vec<AttachError> {
-        let ports: BTreeSet<u32> = snapshot.ports.iter().map(|port| port.interface.ifindex).collect();
-        if complete {
-            self.attachments.retain(&ports);
-        }
+        let places = plan::places(snapshot, &self.uplinks);
         let mut errors = Vec::new();
-        for port in &snapshot.ports {
-            if !self.attachments.is_attached(port.interface.ifindex)
-                && let Err(error) = self.attachments.attach(&mut self.ebpf, &port.interface)
+        for &(interface, hook) in &places {
+            if !self.attachments.is_attached(interface.ifindex, hook)
+                && let Err(error) = self.attachments.attach(&mut self.ebpf, interface, hook)
             {
-                if attach::interface_index(&port.interface.name) == Some(port.interface.ifindex) {
+                if attach::interface_index(&interface.name) == Some(interface.ifindex) {
                     errors.push(error);
                 } else {
                     // Containers come and go; the next snapshot will not list it.
-                    tracing::debug!(interface = port.interface.name, %error, "port is gone");
+                    tracing::debug!(interface = interface.name, %error, "interface is gone");
                 }
             }
         }
         if complete {
-            errors.extend(self.attachments.sweep(&ports).err());
+            let wanted = places.iter().map(|(interface, hook)| (interface.ifindex, *hook)).collect();
+            self.attachments.retain(&wanted);
+            errors.extend(self.attachments.sweep(&wanted).err());
         }
         errors
     }
@@ -281,6 +300,7 @@ impl Datapath {
         for (map, count) in [
             (Filled::Interfaces, self.host.interfaces.len()),
             (Filled::Destinations, self.host.destinations.len()),
+            (Filled::Published, self.host.published.len()),
             (Filled::Subjects, entries.subjects.len()),
             (Filled::Rules, entries.rules.len()),
             (Filled::Addresses, entries.addresses.len()),
@@ -311,6 +331,7 @@ impl Datapath {
         let needs = [
             ("interfaces", "INTERFACES", desired.interfaces.len(), room.interfaces),
             ("addresses", "DESTINATIONS", desired.destinations.len(), room.destinations),
+            ("published ports", "PUBLISHED", desired.published.len(), room.published),
             ("services", "SUBJECTS", both(|entries| entries.subjects.len()), room.subjects),
             ("rules", "RULES", both(|entries| entries.rules.len()), room.rules),
             ("CIDRs", "ADDRESSES", both(|entries| entries.addresses.len()), room.addresses),
@@ -345,6 +366,8 @@ impl Datapath {
             absent_is_fine(self.maps.destinations.remove(&key)).map_err(write_error("DESTINATIONS"))?;
             host.destinations.remove(&(address, prefix));
         }
+        self.publish(&desired)?;
+        let host = &mut self.host;
         let gone: Vec<u32> =
             host.slots.keys().filter(|slot| !desired.slots.contains_key(slot)).copied().collect();
         for slot in gone {
@@ -366,6 +389,33 @@ impl Datapath {
         host.left_out = desired.left_out;
         Ok(())
     }
+
+    /// The programs look for published ports from before the first is there until after the last is gone.
+    fn publish(&mut self, desired: &HostState) -> Result<(), DatapathError> {
+        if !desired.published.is_empty() && self.config.has_published == 0 {
+            self.config.has_published = 1;
+            self.write_config()?;
+        }
+        let failed = write_error("PUBLISHED");
+        let (host, map) = (&mut self.host.published, &mut self.maps.published);
+        for (&(key, prefix), published) in &desired.published {
+            if host.get(&(key, prefix)) != Some(published) {
+                map.insert(&Key::new(prefix, key), published, 0).map_err(&failed)?;
+                host.insert((key, prefix), *published);
+            }
+        }
+        let gone: Vec<(PublishedKey, u32)> =
+            host.keys().filter(|key| !desired.published.contains_key(key)).copied().collect();
+        for (key, prefix) in gone {
+            absent_is_fine(map.remove(&Key::new(prefix, key))).map_err(&failed)?;
+            host.remove(&(key, prefix));
+        }
+        if host.is_empty() && self.config.has_published != 0 {
+            self.config.has_published = 0;
+            self.write_config()?;
+        }
+        Ok(())
+    }
 }
 
 /// What an earlier agent wrote, so that the first plan is the difference to it.
@@ -380,6 +430,9 @@ fn adopted_host(maps: &Maps) -> HostState {
         {
             host.slots.insert(slot, ifindex);
         }
+    }
+    for (key, published) in maps.published.iter().filter_map(Result::ok) {
+        host.published.insert(({ key.data() }, key.prefix_len()), published);
     }
     for (key, destination) in maps.destinations.iter().filter_map(Result::ok) {
         let destination: Destination = destination;

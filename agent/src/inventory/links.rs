@@ -33,6 +33,8 @@ pub struct Link {
     pub netns_id: Option<i32>,
     pub up: bool,
     pub loopback: bool,
+    /// Whether packets have an Ethernet header here.
+    pub ethernet: bool,
     /// When it was first seen; none if it was there from the start.
     pub appeared: Option<Moment>,
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -11,7 +12,7 @@ use super::{
     containers::{Container, Containers, Network, NetworkMode},
     file::Listed,
     links::{Link, Links},
-    snapshot::{Bridge, Endpoint, Interface, Port, Snapshot, Unenforceable},
+    snapshot::{Bridge, Endpoint, Interface, Port, Snapshot, Unenforceable, Uplink},
 };
 
 /// How old a bridge with one of Docker's names must be before a network list that lacks it counts, in nanoseconds:
@@ -64,9 +65,14 @@ pub fn merge(known: Known<'_>, links: &Links) -> Snapshot {
             Some(Port { interface: interface(link), bridge })
         })
         .collect();
-    let uplinks =
-        links.links.values().filter(|link| is_uplink(link, links, &watched)).map(interface).collect();
-    let host_addresses: BTreeSet<_> = links.addresses.values().flatten().map(IpNet::addr).collect();
+    let uplinks = links
+        .links
+        .values()
+        .filter(|link| is_uplink(link, links, &watched))
+        .map(|link| Uplink { interface: interface(link), ethernet: link.ethernet })
+        .collect();
+    let host_addresses: BTreeSet<_> =
+        links.addresses.values().flatten().flat_map(|net| [net.addr()].into_iter().chain(broadcast(net))).collect();
 
     Snapshot {
         endpoints,
@@ -293,6 +299,14 @@ fn is_uplink(link: &Link, links: &Links, watched: &BTreeSet<u32>) -> bool {
         return link.up && !other_end_is_port;
     }
     true
+}
+
+/// The address that stands for all of an interface's subnet; a link between two ends has none.
+fn broadcast(net: &IpNet) -> Option<IpAddr> {
+    match net {
+        IpNet::V4(net) if net.prefix_len() < 31 => Some(IpAddr::V4(net.broadcast())),
+        _ => None,
+    }
 }
 
 /// The subnets that an interface is in, link-local ones apart.

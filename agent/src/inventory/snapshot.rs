@@ -17,8 +17,9 @@ pub struct Snapshot {
     /// Every port of a watched bridge, whether or not a container is known for it.
     pub ports: Vec<Port>,
     /// Interfaces that are neither loopback nor a watched bridge or its port.
-    pub uplinks: Vec<Interface>,
-    /// All addresses of the host's own interfaces, gateways of bridges included.
+    pub uplinks: Vec<Uplink>,
+    /// All addresses that the host's own stack answers to: of its interfaces, gateways of bridges included, and the
+    /// broadcast addresses of their subnets.
     pub host_addresses: Vec<IpAddr>,
     /// Containers that cannot be enforced, with the reason (`network_mode: host`, macvlan, …).
     pub unenforceable: Vec<Unenforceable>,
@@ -72,6 +73,14 @@ pub enum Protocol {
 pub struct Interface {
     pub ifindex: u32,
     pub name: String,
+}
+
+/// An interface that the world is behind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Uplink {
+    pub interface: Interface,
+    /// Whether its packets have an Ethernet header; those of tunnels start with the IP header.
+    pub ethernet: bool,
 }
 
 /// A watched bridge.

@@ -15,7 +15,7 @@ use agent_common::{
 
 use super::{AgentState, AttachKind, InventorySource, InventoryState, Names, PortState, ReloadState};
 use crate::{
-    inventory::snapshot::{Bridge, Endpoint, Interface, Port, Snapshot, Unenforceable},
+    inventory::snapshot::{Bridge, Endpoint, Interface, Port, Snapshot, Unenforceable, Uplink},
     policy::entries::{Entries, IdentityInfo, PolicyInfo, ResolvedEndpoint, RuleEntryKey, RuleOrigin},
     telemetry::source::{CounterReading, MapUsage},
 };
@@ -139,7 +139,7 @@ fn snapshot() -> Snapshot {
         ports: [(7, "veth3f1c"), (9, "veth77aa"), (11, "veth0e0e")]
             .map(|(ifindex, name)| Port { interface: interface(ifindex, name), bridge: 5 })
             .to_vec(),
-        uplinks: vec![interface(2, "eth0")],
+        uplinks: vec![Uplink { interface: interface(2, "eth0"), ethernet: true }],
         host_addresses: vec![IpAddr::from([172, 18, 0, 1])],
         unenforceable: vec![Unenforceable {
             container: "node-exporter".to_owned(),

@@ -47,15 +47,12 @@ pub struct MapStatus {
 impl CounterStatus {
     pub(super) fn new(reading: &CounterReading) -> Self {
         let total = |index: Total| reading.totals[index as usize];
-        let by_hook = |to, from| {
-            BTreeMap::from([
-                (Hook::ToEndpoint.name().to_owned(), total(to)),
-                (Hook::FromEndpoint.name().to_owned(), total(from)),
-            ])
+        let by_hook = |index: fn(Hook) -> Total| {
+            Hook::ALL.into_iter().map(|hook| (hook.name().to_owned(), total(index(hook)))).collect()
         };
         Self {
-            forwarded: by_hook(Total::ForwardedToEndpoint, Total::ForwardedFromEndpoint),
-            dropped: by_hook(Total::DroppedToEndpoint, Total::DroppedFromEndpoint),
+            forwarded: by_hook(Total::forwarded),
+            dropped: by_hook(Total::dropped),
             denied: denied(reading),
             events_lost: total(Total::EventsLost) + reading.lost_in_agent,
             events_suppressed: total(Total::EventsSuppressed),

@@ -129,11 +129,8 @@ impl Counted {
 
     fn families(&self) -> Vec<MetricFamily> {
         let sum = |index: Index| self.sums[index as usize];
-        let by_hook = |metric, to, from| {
-            family(
-                metric,
-                [(vec![Hook::ToEndpoint.name()], sum(to)), (vec![Hook::FromEndpoint.name()], sum(from))],
-            )
+        let by_hook = |metric, index: fn(Hook) -> Index| {
+            family(metric, Hook::ALL.map(|hook| (vec![hook.name()], sum(index(hook)))))
         };
         let denied = |metric, count: fn(&agent_common::counter::DeniedCount) -> u64| {
             let values = |labels: &DeniedLabels| labels.values().map(str::to_owned).to_vec();
@@ -145,8 +142,8 @@ impl Counted {
         vec![
             denied(&names::DENIED_ATTEMPTS, |count| count.attempts),
             denied(&names::DENIED_PACKETS, |count| count.packets),
-            by_hook(&names::FORWARDED_PACKETS, Index::ForwardedToEndpoint, Index::ForwardedFromEndpoint),
-            by_hook(&names::DROPPED_PACKETS, Index::DroppedToEndpoint, Index::DroppedFromEndpoint),
+            by_hook(&names::FORWARDED_PACKETS, Index::forwarded),
+            by_hook(&names::DROPPED_PACKETS, Index::dropped),
             single(&names::EVENTS_LOST, self.events_lost),
             single(&names::EVENTS_SUPPRESSED, sum(Index::EventsSuppressed)),
             single(&names::SCRAPE_ERRORS, self.read_errors),

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use agent_common::counter::{DeniedCount, DeniedKey, Total};
 use agent_common::decision::{Party, PartyKind};
@@ -150,6 +151,8 @@ impl Bench {
         }
         let bpffs = Bpffs::mount().unwrap();
         let mut options = Options::new(bpffs.pins());
+        // Only `adopted` starts in the middle of connections.
+        options.adopt = Duration::ZERO;
         change(&mut options);
         let datapath = Datapath::open(&options).unwrap();
         let pins = Pins::new(&bpffs.pins());
@@ -354,12 +357,7 @@ pub(crate) fn increases(before: &Reading, after: &Reading) -> Vec<(DeniedKey, De
 }
 
 pub(crate) const fn total(hook: Hook, forwarded: bool) -> Total {
-    match (hook, forwarded) {
-        (Hook::ToEndpoint, true) => Total::ForwardedToEndpoint,
-        (Hook::ToEndpoint, false) => Total::DroppedToEndpoint,
-        (Hook::FromEndpoint, true) => Total::ForwardedFromEndpoint,
-        (Hook::FromEndpoint, false) => Total::DroppedFromEndpoint,
-    }
+    if forwarded { Total::forwarded(hook) } else { Total::dropped(hook) }
 }
 
 /// Whether a policy covers a party.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use integration_tests::packet::{Ethernet, Mac, Payload, ip};
-use portcullis::inventory::snapshot::{Bridge, Endpoint, Interface, Port, Snapshot};
+use portcullis::inventory::snapshot::{Bridge, Endpoint, Interface, Port, Snapshot, Uplink};
 
 pub(crate) const WEB: u32 = 10;
 pub(crate) const API: u32 = 11;
@@ -216,7 +216,7 @@ pub(crate) fn snapshot() -> Snapshot {
         ports: PORTS
             .map(|port| Port { interface: interface(port, "port"), bridge: bridge_of(port) })
             .collect(),
-        uplinks: vec![interface(UPLINK, "eth")],
+        uplinks: vec![Uplink { interface: interface(UPLINK, "eth"), ethernet: true }],
         host_addresses: gateways.chain(HOST_ADDRESS.map(parsed)).collect(),
         unenforceable: Vec::new(),
     }

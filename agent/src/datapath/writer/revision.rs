@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use agent_common::policy::{AddressKey, PolicyTable, Rule, RuleKey, Subject, SubjectKey, prefix_words};
 use aya::maps::lpm_trie::Key;
+use rustix::time::{ClockId, clock_gettime};
 
 use super::{Datapath, DatapathError, absent_is_fine, remove, write_error};
 use crate::policy::entries::{AddressEntryKey, Entries, RuleEntryKey};
@@ -18,6 +19,11 @@ impl Datapath {
         self.write_revision(revision, entries)?;
         self.config.revision = revision;
         self.config.strictest_mode = entries.strictest_mode() as u8;
+        if old.revision == 0 && !self.adopt.is_zero() {
+            // The first policy of all: what is connected now was so before anybody watched.
+            let window = u64::try_from(self.adopt.as_nanos()).unwrap_or(u64::MAX);
+            self.config.adopt_until = boot_time().saturating_add(window);
+        }
         if let Err(error) = self.write_config() {
             self.config = old;
             return Err(error);
@@ -119,6 +125,12 @@ impl Datapath {
         }
         Ok(())
     }
+}
+
+/// Nanoseconds since boot, suspend included: the programs' clock.
+fn boot_time() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
 fn address_key(revision: u32, entry: &AddressEntryKey) -> Key<AddressKey> {

@@ -1,6 +1,6 @@
 //! Hand-made states and what they merge into.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -99,8 +99,8 @@ fn merged(containers: &Containers, namespaces: &[(&str, i32)], links: &Links) ->
     merge(Known::Engine { containers, namespaces: &namespaces, other_ends: &BTreeMap::new() }, links)
 }
 
-fn names(interfaces: &[Interface]) -> Vec<&str> {
-    interfaces.iter().map(|interface| interface.name.as_str()).collect()
+fn names(uplinks: &[Uplink]) -> Vec<&str> {
+    uplinks.iter().map(|uplink| uplink.interface.name.as_str()).collect()
 }
 
 fn bridges(snapshot: &Snapshot) -> Vec<&str> {
@@ -128,8 +128,20 @@ fn a_multi_homed_container_has_one_port_on_each_bridge() {
     let ports: Vec<_> = snapshot.ports.iter().map(|port| (port.interface.ifindex, port.bridge)).collect();
     assert_eq!(ports, [(10, 3), (11, 4), (12, 4), (13, 4)]);
     assert_eq!(names(&snapshot.uplinks), ["eth0"]);
-    let addresses =
-        ["127.0.0.1", "172.17.0.1", "172.18.0.1", "192.0.2.10", "::1", "2001:db8:1::1", "fe80::1"];
+    // The host's stack also answers to what is sent to all of a subnet.
+    let addresses = [
+        "127.0.0.1",
+        "127.255.255.255",
+        "172.17.0.1",
+        "172.17.255.255",
+        "172.18.0.1",
+        "172.18.255.255",
+        "192.0.2.10",
+        "192.0.2.255",
+        "::1",
+        "2001:db8:1::1",
+        "fe80::1",
+    ];
     assert_eq!(snapshot.host_addresses, addresses.map(|address| address.parse::<IpAddr>().unwrap()));
 }
 
@@ -316,7 +328,7 @@ proptest! {
         let watched: BTreeSet<u32> = snapshot.bridges.iter().map(|bridge| bridge.interface.ifindex).collect();
         let ports: BTreeSet<u32> = snapshot.ports.iter().map(|port| port.interface.ifindex).collect();
         for uplink in &snapshot.uplinks {
-            prop_assert!(!watched.contains(&uplink.ifindex) && !ports.contains(&uplink.ifindex));
+            prop_assert!(!watched.contains(&uplink.interface.ifindex) && !ports.contains(&uplink.interface.ifindex));
         }
         for port in &snapshot.ports {
             prop_assert!(watched.contains(&port.bridge));

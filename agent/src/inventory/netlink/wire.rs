@@ -16,6 +16,8 @@ const RTM_GETADDR: u16 = 22;
 const RTM_NEWNSID: u16 = 88;
 const RTM_DELNSID: u16 = 89;
 const RTM_GETNSID: u16 = 90;
+/// Of the kernel's if_arp.h.
+const ARPHRD_ETHER: u16 = 1;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
@@ -126,6 +128,7 @@ fn read_link(payload: &[u8]) -> Option<Change> {
         ifindex: number(payload.get(4..8)?)?,
         up: flags & IFF_UP != 0,
         loopback: flags & IFF_LOOPBACK != 0,
+        ethernet: payload.get(2..4)? == ARPHRD_ETHER.to_ne_bytes(),
         ..Link::default()
     };
     for (kind, value) in attributes(payload.get(16..)?) {
@@ -239,6 +242,7 @@ mod tests {
             netns_id: Some(3),
             up: true,
             loopback: false,
+            ethernet: true,
             appeared: None,
         };
         assert_eq!(read(RTM_NEWLINK, &payload), Some(Message::Change(Change::Link(expected))));

@@ -1,0 +1,62 @@
+//! What the world sends to a published port of the host. Everything else passes untouched.
+
+use agent_common::{
+    config::Config,
+    verdict::{Direction, DropReason, Hook, Verdict},
+};
+
+use super::{Action, Scene, conclude, flow, published, refuse};
+use crate::{
+    identify::Side,
+    maps::{self, Scratch},
+    parse::{self, Ports},
+    report,
+    skb::Skb,
+};
+
+/// tc ingress of an uplink.
+#[inline(always)]
+pub(crate) fn from_uplink(skb: Skb) -> Verdict {
+    let (Some(config), Some(scratch)) = (maps::config(), maps::scratch()) else {
+        return report::without_config(Hook::FromUplink);
+    };
+    if config.has_published == 0 {
+        return report::forward(Hook::FromUplink);
+    }
+    let has_link_header = maps::interface(skb.ifindex()).is_none_or(|uplink| uplink.has_link_header());
+    parse::locate(skb, &mut scratch.frame, has_link_header);
+    let packet = &scratch.frame.packet;
+    let called = match scratch.frame.ports() {
+        Ports::Found => {
+            published::called(config, packet.protocol, &packet.destination, packet.destination_port)
+        }
+        Ports::None | Ports::Hidden => published::Called::NOBODY,
+    };
+    scratch.own = called.side;
+    let action = judge(skb, config, scratch, &called);
+    conclude(skb, config, scratch, Hook::FromUplink, action)
+}
+
+#[inline(always)]
+fn judge(skb: Skb, config: &'static Config, scratch: &mut Scratch, called: &published::Called) -> Action {
+    if matches!(scratch.frame.ports(), Ports::Hidden) {
+        return published::hidden(&scratch.frame, &mut scratch.because);
+    }
+    if !called.is_published {
+        return Action::Forward;
+    }
+    if !called.side.is_covered() {
+        return refuse(&mut scratch.because, DropReason::NotReady, Side::UNKNOWN);
+    }
+    let Some(port) = maps::port(called.side.peer) else {
+        return refuse(&mut scratch.because, DropReason::NotReady, Side::UNKNOWN);
+    };
+    let scene =
+        Scene { skb, config, hook: Hook::FromUplink, port, own: called.side.party, service: called.port, tracked: true };
+    let action = flow(&scene, scratch, Direction::Ingress);
+    if matches!(action, Action::Observe) {
+        // So that it is not counted once more where it enters the container.
+        published::mark_outsider(skb, config);
+    }
+    action
+}
