@@ -118,7 +118,7 @@ fn play(arguments: &Arguments, binary: PathBuf) -> Result<ExitCode> {
     story::tell(&agent)?;
 
     let differences = [matrix.differences(), matrix.wrong_answers()].concat();
-    let counted = matrix.counted();
+    let counted = matrix.cells.len();
     if arguments.keep {
         stage.keep()?;
         agent.keep();

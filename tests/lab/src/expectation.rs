@@ -7,6 +7,7 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+use crate::beyond::BEYOND;
 use crate::tools::repository;
 
 /// One table: for each profile, service and port the names that may open it.
@@ -71,6 +72,14 @@ impl Expectation {
             Party::Host => allowed.iter().any(|name| name == "host"),
             Party::Outside => allowed.iter().any(|name| name == "outside"),
         }
+    }
+
+    /// Whether the tables let `source` call the outside.
+    #[must_use]
+    pub fn may_leave(&self, source: &Party) -> bool {
+        self.rows(BEYOND)
+            .and_then(|rows| rows.get("outside"))
+            .is_some_and(|ports| ports.keys().any(|port| self.allows(source, BEYOND, "outside", *port)))
     }
 
     fn rows(&self, instance: &str) -> Option<&BTreeMap<String, BTreeMap<u16, Vec<String>>>> {

@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use lab::expectation::Party;
 use lab::matrix::{Cell, Expected, Matrix};
 
-pub(super) const LEGEND: &str = "✓ opens, as it should   ✗ denied, as it should   OPEN! SHUT! otherwise   · through docker-proxy: not yet told apart";
+pub(super) const LEGEND: &str = "✓ opens, as it should   ✗ denied, as it should   OPEN! SHUT! otherwise";
 
 /// The grid of one instance's services.
 pub(super) fn grid(matrix: &Matrix, instance: &str) -> String {
@@ -77,17 +77,12 @@ fn service_of<'a>(party: &'a Party, wanted: &str) -> Option<&'a str> {
 fn sign(matrix: &Matrix, source: usize, targets: &[usize]) -> String {
     let cells: Vec<&Cell> =
         matrix.cells.iter().filter(|cell| cell.source == source && targets.contains(&cell.target)).collect();
-    let wrong = cells.iter().find(|cell| cell.as_expected() == Some(false));
-    let counted = cells.iter().find(|cell| cell.expected != Expected::NotYet);
-    let mut sign = match (wrong, counted) {
+    let wrong = cells.iter().find(|cell| !cell.is_as_expected());
+    match (wrong, cells.first()) {
         (Some(cell), _) if cell.expected == Expected::Open => "SHUT!".to_owned(),
         (Some(_), _) => "OPEN!".to_owned(),
         (None, Some(cell)) if cell.expected == Expected::Open => "✓".to_owned(),
         (None, Some(_)) => "✗".to_owned(),
         (None, None) => String::new(),
-    };
-    if cells.iter().any(|cell| cell.expected == Expected::NotYet) {
-        sign.push('·');
     }
-    sign
 }
