@@ -135,13 +135,7 @@ pub(crate) fn at_port(skb: Skb, hook: Hook) -> Verdict {
 
 /// Counts, reports and carries out what a hook came to.
 #[inline(always)]
-fn conclude(
-    skb: Skb,
-    config: &'static Config,
-    scratch: &mut Scratch,
-    hook: Hook,
-    action: Action,
-) -> Verdict {
+fn conclude(skb: Skb, config: &'static Config, scratch: &mut Scratch, hook: Hook, action: Action) -> Verdict {
     if matches!(action, Action::Forward) {
         return report::forward(hook);
     }
@@ -212,7 +206,15 @@ fn judge(
         unsafe { scratch.because.assume_init_mut() }.opening = matches!(scratch.frame.kind, FrameKind::Flow);
         return action;
     };
-    let scene = Scene { skb, config, hook, port, own: Side::of_port(skb.ifindex(), port).party, service: 0, tracked: port.is_covered() };
+    let scene = Scene {
+        skb,
+        config,
+        hook,
+        port,
+        own: Side::of_port(skb.ifindex(), port).party,
+        service: 0,
+        tracked: port.is_covered(),
+    };
     if matches!(hook, Hook::FromEndpoint) {
         from_endpoint(&scene, scratch)
     } else if port.is_covered() {
@@ -468,7 +470,12 @@ fn is_answered(scene: &Scene, key: &FlowKey, case: &mut Case) -> bool {
         protocol: key.protocol,
         port: 0,
     });
-    scene.put(attempt, key, case.opened, if case.called.is_published { Party::OUTSIDER } else { case.other.party });
+    scene.put(
+        attempt,
+        key,
+        case.opened,
+        if case.called.is_published { Party::OUTSIDER } else { case.other.party },
+    );
     let mut first_allows = true;
     // In a loop, so that there is one copy of the answer's code.
     for second in [false, true] {

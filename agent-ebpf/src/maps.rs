@@ -151,11 +151,8 @@ pub(crate) fn destination(address: &Address) -> Option<Destination> {
 
 #[inline(always)]
 pub(crate) fn published(protocol: u8, port: u16, address: &Address) -> Option<Published> {
-    let key = PublishedKey {
-        protocol: u16::from(protocol),
-        port_be: port.to_be(),
-        address: prefix_words(address),
-    };
+    let key =
+        PublishedKey { protocol: u16::from(protocol), port_be: port.to_be(), address: prefix_words(address) };
     PUBLISHED.get(Key::new(PublishedKey::PREFIX_BASE + 128, key)).copied()
 }
 

@@ -51,8 +51,15 @@ fn judge(skb: Skb, config: &'static Config, scratch: &mut Scratch, called: &publ
     let Some(port) = maps::port(called.side.peer) else {
         return refuse(&mut scratch.because, DropReason::NotReady, Side::UNKNOWN);
     };
-    let scene =
-        Scene { skb, config, hook: Hook::FromUplink, port, own: called.side.party, service: called.port, tracked: true };
+    let scene = Scene {
+        skb,
+        config,
+        hook: Hook::FromUplink,
+        port,
+        own: called.side.party,
+        service: called.port,
+        tracked: true,
+    };
     let action = flow(&scene, scratch, Direction::Ingress);
     if matches!(action, Action::Observe) {
         // So that it is not counted once more where it enters the container.

@@ -92,12 +92,7 @@ impl Attachments {
     }
 
     /// Puts a program onto an interface, taking over what an earlier agent left there.
-    pub fn attach(
-        &mut self,
-        ebpf: &mut Ebpf,
-        interface: &Interface,
-        hook: Hook,
-    ) -> Result<(), AttachError> {
+    pub fn attach(&mut self, ebpf: &mut Ebpf, interface: &Interface, hook: Hook) -> Result<(), AttachError> {
         let program = loader::program(ebpf, hook)?;
         let place = (interface.ifindex, hook);
         // An earlier agent may have been told to attach the other way: one program of a kind counts a packet once.
@@ -255,7 +250,7 @@ fn detach_filter(interface: &str, hook: Hook) -> bool {
 
 /// Takes all our filters off an interface.
 pub fn detach_clsact(interface: &str) -> bool {
-    Hook::ALL.into_iter().fold(false, |found, hook| detach_filter(interface, hook) || found)
+    Hook::ALL.into_iter().filter(|&hook| detach_filter(interface, hook)).count() > 0
 }
 
 /// Takes our filters off every interface of this network namespace. Returns how many interfaces had some. Does

@@ -64,9 +64,22 @@ pub fn load(pins: &Pins, diagnostics: bool) -> Result<Ebpf, LoadError> {
     let mut ebpf = loader.load(OBJECT).map_err(LoadError::Object)?;
     for hook in Hook::ALL {
         let program = program(&mut ebpf, hook)?;
-        program.load().map_err(|source| LoadError::Program { name: hook.name(), source })?;
+        load_program(program).map_err(|source| LoadError::Program { name: hook.name(), source })?;
     }
     Ok(ebpf)
+}
+
+/// The verifier gives up when a signal arrives and asks to be called again (EAGAIN).
+fn load_program(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+    let mut attempts = 5;
+    loop {
+        attempts -= 1;
+        match program.load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if attempts > 0 && io_error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
 }
 
 /// The program of a hook.

@@ -228,8 +228,7 @@ fn publish(published: &mut BTreeMap<(PublishedKey, u32), Published>, endpoint: &
         };
         let target = Published { ifindex, port: port.container_port, _pad: 0 };
         published.entry((key, PublishedKey::PREFIX_BASE + prefix)).or_insert(target);
-        let number =
-            PublishedKey { protocol: PublishedKey::NUMBER | key.protocol, address: [0; 4], ..key };
+        let number = PublishedKey { protocol: PublishedKey::NUMBER | key.protocol, address: [0; 4], ..key };
         published.entry((number, PublishedKey::PREFIX_BASE)).or_insert(target);
     }
 }

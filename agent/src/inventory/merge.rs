@@ -71,8 +71,12 @@ pub fn merge(known: Known<'_>, links: &Links) -> Snapshot {
         .filter(|link| is_uplink(link, links, &watched))
         .map(|link| Uplink { interface: interface(link), ethernet: link.ethernet })
         .collect();
-    let host_addresses: BTreeSet<_> =
-        links.addresses.values().flatten().flat_map(|net| [net.addr()].into_iter().chain(broadcast(net))).collect();
+    let host_addresses: BTreeSet<_> = links
+        .addresses
+        .values()
+        .flatten()
+        .flat_map(|net| [net.addr()].into_iter().chain(broadcast(net)))
+        .collect();
 
     Snapshot {
         endpoints,

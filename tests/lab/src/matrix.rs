@@ -112,10 +112,7 @@ impl Matrix {
 
     fn retry(&mut self, progress: &(dyn Fn(usize) + Sync)) -> Result<()> {
         for _ in 0..2 {
-            self.run_cells(
-                &|cell| !cell.is_as_expected() && cell.expected == Expected::Open,
-                progress,
-            )?;
+            self.run_cells(&|cell| !cell.is_as_expected() && cell.expected == Expected::Open, progress)?;
         }
         Ok(())
     }
@@ -194,11 +191,7 @@ impl Matrix {
     /// Cells that came out otherwise than they should, as a person would say it.
     #[must_use]
     pub fn differences(&self) -> Vec<String> {
-        self.cells
-            .iter()
-            .filter(|cell| !cell.is_as_expected())
-            .map(|cell| self.describe(cell))
-            .collect()
+        self.cells.iter().filter(|cell| !cell.is_as_expected()).map(|cell| self.describe(cell)).collect()
     }
 
     /// Cells in which somebody else answered than the service that was called.

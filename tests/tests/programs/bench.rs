@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use agent_common::counter::{DeniedCount, DeniedKey, Total};
 use agent_common::decision::{Party, PartyKind};
+use agent_common::endpoint::Interface;
 use agent_common::event::DeniedEvent;
 use agent_common::flow::{FlowEntry, FlowKey};
 use agent_common::verdict::{DropReason, Hook, Verdict};
@@ -142,7 +143,8 @@ impl Bench {
     pub(crate) fn with(policy: &str, change: impl FnOnce(&mut Options)) -> Self {
         prepare().unwrap();
         let netns = Netns::create().unwrap();
-        for port in town::PORTS {
+        let others = [town::BRIDGE_1, town::BRIDGE_2, town::BRIDGE_3, town::UPLINK];
+        for port in town::PORTS.chain(others) {
             let veth = format!(
                 "link add port{port} index {port} type veth peer name far{port} index {}",
                 port + 1000
@@ -303,6 +305,13 @@ impl Bench {
     /// The entries of a flow table at one port.
     pub(crate) fn flows(&self, table: &str, port: u32) -> Vec<(FlowKey, FlowEntry)> {
         self.table(table).iter().map(Result::unwrap).filter(|(key, _)| key.port == port).collect()
+    }
+
+    /// Takes what is known of an interface away from the programs.
+    pub(crate) fn forget_interface(&self, ifindex: u32) {
+        let data = MapData::from_pin(self.pins.map("INTERFACES")).unwrap();
+        let mut map: HashMap<MapData, u32, Interface> = Map::HashMap(data).try_into().unwrap();
+        map.remove(&ifindex).unwrap();
     }
 
     /// Fills the table of established flows with copies of one at a port that does not exist.

@@ -2,6 +2,7 @@
 //! decision that the agent computes on its own copy of the entries.
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
+mod adopted;
 mod bench;
 mod decision;
 mod expiry;
@@ -9,6 +10,7 @@ mod flows;
 mod icmp;
 mod malformed;
 mod observed;
+mod published;
 mod reasons;
 mod rows;
 mod spoofed;
