@@ -1,6 +1,6 @@
 //! What happens at each hook, in order: parse, validate the sender, track, decide, report.
 
-use core::mem::MaybeUninit;
+use core::{mem::MaybeUninit, ptr::null_mut};
 
 use agent_common::{
     config::Config,
@@ -75,7 +75,9 @@ struct Scene {
     config: &'static Config,
     /// The hook's port.
     port: &'static Interface,
-    /// The endpoint behind it.
+    /// The flow that the packet belongs to; null for none.
+    known: *mut FlowEntry,
+    /// The endpoint behind the port.
     own: Party,
 }
 
@@ -86,7 +88,27 @@ pub(crate) fn run(skb: Skb, hook: Hook) -> Verdict {
         return report::without_config(hook);
     };
     let port = maps::port(skb.ifindex());
-    let outcome = judge(skb, config, port, scratch, hook);
+    if let Some(port) = port
+        && passes_unseen(skb, config, port, hook)
+    {
+        return report::forward(hook);
+    }
+    // Also at a port that nothing is known of yet, for the report.
+    parse::parse(skb, &mut scratch.frame);
+    let mut known = null_mut();
+    if let Some(port) = port
+        && is_tracked(port, &scratch.frame, hook)
+    {
+        let direction = direction(hook);
+        let key = scratch.key.write(FlowKey::new(skb.ifindex(), direction, &scratch.frame.packet));
+        known = track::find(skb, config, key, direction, &scratch.frame);
+        // Most packets end here, before anything is laid out that only the others need.
+        if track::goes_on(known, config, key, direction, &scratch.frame) {
+            return report::forward(hook);
+        }
+    }
+    maps::forget();
+    let outcome = judge(skb, config, port, known, scratch, hook);
     if matches!(outcome.action, Action::Forward) {
         return report::forward(hook);
     }
@@ -131,16 +153,10 @@ fn judge(
     skb: Skb,
     config: &'static Config,
     port: Option<&'static Interface>,
+    known: *mut FlowEntry,
     scratch: &mut Scratch,
     hook: Hook,
 ) -> Outcome {
-    if let Some(port) = port
-        && passes_unseen(skb, config, port, hook)
-    {
-        return Outcome::FORWARD;
-    }
-    // Also at a port that nothing is known of yet, for the report.
-    parse::parse(skb, &mut scratch.frame);
     let Some(port) = port else {
         diagnose::port_without_entry(skb.ifindex());
         let reason = match scratch.frame.flaw() {
@@ -152,7 +168,7 @@ fn judge(
         outcome.opening = matches!(scratch.frame.kind, FrameKind::Flow);
         return outcome;
     };
-    let scene = Scene { skb, config, port, own: Side::of_port(skb.ifindex(), port).party };
+    let scene = Scene { skb, config, port, known, own: Side::of_port(skb.ifindex(), port).party };
     match hook {
         Hook::ToEndpoint if port.is_covered() => to_endpoint(&scene, scratch),
         Hook::ToEndpoint => into_unmanaged(&scene, &scratch.frame),
@@ -172,6 +188,30 @@ fn passes_unseen(skb: Skb, config: &Config, port: &Interface, hook: Hook) -> boo
             !port.is_validated()
         }
     }
+}
+
+/// Which way packets go at a hook, seen from the port.
+#[inline(always)]
+const fn direction(hook: Hook) -> Direction {
+    match hook {
+        Hook::ToEndpoint => Direction::Ingress,
+        Hook::FromEndpoint => Direction::Egress,
+    }
+}
+
+/// Whether a packet is one of those that flows are made of, and comes from whom it says.
+#[inline(always)]
+fn is_tracked(port: &Interface, frame: &Frame, hook: Hook) -> bool {
+    port.is_covered()
+        && frame.flaw().is_none()
+        && matches!(frame.kind, FrameKind::Flow)
+        && (matches!(hook, Hook::ToEndpoint) || !has_foreign_mac(port, frame))
+}
+
+/// Whether a frame carries another source MAC than the port's.
+#[inline(always)]
+fn has_foreign_mac(port: &Interface, frame: &Frame) -> bool {
+    frame.source_mac != port.expected_mac(frame.source_mac)
 }
 
 /// tc egress of a port: what would enter the container.
@@ -208,7 +248,7 @@ fn into_unmanaged(scene: &Scene, frame: &Frame) -> Outcome {
 #[inline(always)]
 fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
     let frame = &scratch.frame;
-    let foreign_mac = frame.source_mac != scene.port.expected_mac(frame.source_mac);
+    let foreign_mac = has_foreign_mac(scene.port, frame);
     if let Some(reason) = frame.flaw() {
         if scene.port.is_covered() {
             return Outcome::refuse(reason, Side::UNKNOWN);
@@ -246,10 +286,10 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
 #[inline(always)]
 fn flow(scene: &Scene, scratch: &mut Scratch, direction: Direction) -> Outcome {
     let frame = &scratch.frame;
-    let key: &FlowKey = scratch.key.write(FlowKey::new(scene.skb.ifindex(), direction, &frame.packet));
-    let pointer = track::find(scene.skb, scene.config, key, direction, frame);
+    // SAFETY: written before the packet was looked for.
+    let key = unsafe { scratch.key.assume_init_ref() };
     // SAFETY: as in `track::find`.
-    let known = unsafe { pointer.as_mut() };
+    let known = unsafe { scene.known.as_mut() };
     let outcome = match known {
         Some(entry) if track::is_current(entry, scene.config) => Outcome::FORWARD,
         mut known => {
@@ -261,7 +301,7 @@ fn flow(scene: &Scene, scratch: &mut Scratch, direction: Direction) -> Outcome {
         }
     };
     // SAFETY: as in `track::find`; not null, or the packet would be through.
-    let entry = unsafe { &mut *pointer };
+    let entry = unsafe { &mut *scene.known };
     if let Err(reason) = track::follow(entry, key, direction, frame) {
         diagnose::flow_not_kept(scene.skb.ifindex());
         return Outcome::refuse(reason, Side::UNKNOWN);

@@ -24,12 +24,14 @@ use crate::skb::Skb;
 
 /// tc egress of a bridge port: everything that would enter the container behind it.
 #[classifier]
+#[inline(always)]
 pub(crate) fn to_endpoint(ctx: TcContext) -> i32 {
     action(hooks::run(Skb::new(&ctx), Hook::ToEndpoint))
 }
 
 /// tc ingress of a bridge port: everything that the container behind it sends.
 #[classifier]
+#[inline(always)]
 pub(crate) fn from_endpoint(ctx: TcContext) -> i32 {
     action(hooks::run(Skb::new(&ctx), Hook::FromEndpoint))
 }

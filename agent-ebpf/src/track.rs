@@ -62,6 +62,28 @@ pub(crate) const fn is_current(entry: &FlowEntry, config: &Config) -> bool {
     entry.revision == config.revision && entry.flags & (OBSERVED | REVOKED) == 0
 }
 
+/// Whether a packet simply belongs to a flow that the revision in force allows, and has been followed.
+///
+/// An ICMP error is not simple: who sent it stands in none of the flow's addresses.
+#[inline(always)]
+pub(crate) fn goes_on(
+    known: *mut FlowEntry,
+    config: &Config,
+    key: &FlowKey,
+    direction: Direction,
+    frame: &Frame,
+) -> bool {
+    // SAFETY: as in `find`.
+    match unsafe { known.as_mut() } {
+        Some(entry) => {
+            is_current(entry, config)
+                && !matches!(frame.packet.intent, Intent::Error)
+                && follow(entry, key, direction, frame).is_ok()
+        }
+        None => false,
+    }
+}
+
 /// Follows a packet of a flow that has been allowed.
 #[inline(always)]
 pub(crate) fn follow(
