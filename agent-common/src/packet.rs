@@ -48,7 +48,8 @@ impl Address {
     #[inline(always)]
     #[must_use]
     pub const fn from_ipv4_be(address: u32) -> Self {
-        Self([0, (0xffff_0000_0000 | u32::from_be(address) as u64).to_be()])
+        let shifted = if cfg!(target_endian = "little") { (address as u64) << 32 } else { address as u64 };
+        Self([0, 0xffff_0000_0000_u64.to_be() | shifted])
     }
 
     /// An IPv4 address in 16-byte form.

@@ -16,6 +16,7 @@ use crate::{
     identify::{self, Side},
     maps::{self, Policy, Scratch},
     parse::{self, Frame, FrameKind},
+    recent,
     report::{self, Authority, Denial},
     skb::Skb,
     track,
@@ -100,10 +101,18 @@ pub(crate) fn run(skb: Skb, hook: Hook) -> Verdict {
         && is_tracked(port, &scratch.frame, hook)
     {
         let direction = direction(hook);
-        let key = scratch.key.write(FlowKey::new(skb.ifindex(), direction, &scratch.frame.packet));
-        known = track::find(skb, config, key, direction, &scratch.frame);
+        // SAFETY: every field is written; as a whole it would be put together on the stack first.
+        let key = unsafe {
+            (*scratch.key.as_mut_ptr()).set(skb.ifindex(), direction, &scratch.frame.packet);
+            scratch.key.assume_init_ref()
+        };
+        let place = recent::place(key);
         // Most packets end here, before anything is laid out that only the others need.
-        if track::goes_on(known, config, key, direction, &scratch.frame) {
+        if recent::knows(skb, config, key, place, direction, &scratch.frame) {
+            return report::forward(hook);
+        }
+        known = track::find(skb, config, key, direction, &scratch.frame);
+        if track::goes_on(known, skb, config, key, place, direction, &scratch.frame) {
             return report::forward(hook);
         }
     }

@@ -13,6 +13,7 @@ mod hooks;
 mod identify;
 mod maps;
 mod parse;
+mod recent;
 mod report;
 mod skb;
 mod track;

@@ -109,9 +109,9 @@ pub(crate) fn parse(skb: Skb, frame: &mut Frame) {
 #[inline(always)]
 fn headers(skb: Skb, frame: &mut Frame) -> Result<(), DropReason> {
     frame.reset();
-    let ethernet: [u16; 7] = skb.load(0).ok_or(DropReason::InvalidPacket)?;
-    frame.source_mac = Mac::from_shorts([ethernet[3], ethernet[4], ethernet[5]]);
-    frame.ethertype = u16::from_be(ethernet[6]);
+    let ethernet: [u16; 4] = skb.load(6).ok_or(DropReason::InvalidPacket)?;
+    frame.source_mac = Mac::from_shorts([ethernet[0], ethernet[1], ethernet[2]]);
+    frame.ethertype = u16::from_be(ethernet[3]);
     // A receiver strips any number of priority tags, of which at most the outermost shows in the metadata:
     // tagged frames are dropped, never unwrapped and judged.
     if skb.vlan_present() != 0 {

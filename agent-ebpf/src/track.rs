@@ -11,7 +11,12 @@ use agent_common::{
 };
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 
-use crate::{identify, maps, parse::Frame, skb::Skb};
+use crate::{
+    identify, maps,
+    parse::Frame,
+    recent::{self, Place},
+    skb::Skb,
+};
 
 /// Nanoseconds since boot, suspend included.
 #[inline(always)]
@@ -22,7 +27,7 @@ pub(crate) fn now() -> u64 {
 
 /// The low bits of the kernel's coarse clock.
 #[inline(always)]
-fn jiffies() -> u32 {
+pub(crate) fn jiffies() -> u32 {
     // SAFETY: the helper takes no arguments.
     unsafe { bpf_jiffies64() as u32 }
 }
@@ -68,19 +73,27 @@ pub(crate) const fn is_current(entry: &FlowEntry, config: &Config) -> bool {
 #[inline(always)]
 pub(crate) fn goes_on(
     known: *mut FlowEntry,
+    skb: Skb,
     config: &Config,
     key: &FlowKey,
+    place: Place,
     direction: Direction,
     frame: &Frame,
 ) -> bool {
     // SAFETY: as in `find`.
-    match unsafe { known.as_mut() } {
-        Some(entry) => {
-            is_current(entry, config)
-                && !matches!(frame.packet.intent, Intent::Error)
-                && follow(entry, key, direction, frame).is_ok()
+    let Some(entry) = (unsafe { known.as_mut() }) else {
+        return false;
+    };
+    if !is_current(entry, config) || matches!(frame.packet.intent, Intent::Error) {
+        return false;
+    }
+    match follow(entry, key, direction, frame) {
+        Ok(Step::Stay) => {
+            recent::remember(skb, config, key, place, direction, entry, frame);
+            true
         }
-        None => false,
+        Ok(Step::Establish) => true,
+        Err(_) => false,
     }
 }
 
@@ -91,9 +104,9 @@ pub(crate) fn follow(
     key: &FlowKey,
     direction: Direction,
     frame: &Frame,
-) -> Result<(), DropReason> {
+) -> Result<Step, DropReason> {
     if matches!(frame.packet.intent, Intent::Error) {
-        return Ok(());
+        return Ok(Step::Stay);
     }
     // Now and then is often enough for timeouts, and keeps the entry's cache line clean.
     if !entry.is_fresh(jiffies()) {
@@ -103,14 +116,16 @@ pub(crate) fn follow(
     let (state, flags) = (entry.state, entry.flags);
     // An entry in the established table never says so again.
     if matches!(entry.advance(key.protocol, direction, frame.packet.tcp_flags), Step::Stay) {
-        return Ok(());
+        return Ok(Step::Stay);
     }
-    let mut moved = *entry;
-    moved.last_seen = now();
+    let moved = *entry;
     // Without room for it the flow has not come further: its next packet asks again.
     entry.state = state;
     entry.flags = flags;
-    maps::establish_flow(key, &moved).or(Err(DropReason::TableFull))
+    match maps::establish_flow(key, &moved) {
+        Ok(()) => Ok(Step::Establish),
+        Err(()) => Err(DropReason::TableFull),
+    }
 }
 
 /// Whether a packet comes from the flow's peer, so that a reused address inherits nothing.
@@ -169,7 +184,7 @@ pub(crate) fn open(
     observed: bool,
 ) -> Result<(), DropReason> {
     let now = now();
-    if let Some(pointer) = maps::flow(key) {
+    if let Some(pointer) = maps::established_flow(key) {
         // SAFETY: as in `find`.
         let entry = unsafe { &mut *pointer };
         // A late copy of the SYN must not push a living connection back to where a flood could evict it.
@@ -182,7 +197,9 @@ pub(crate) fn open(
             refresh(entry, config, observed);
             return Ok(());
         }
+        maps::remove_established_flow(key);
     }
+    recent::forget(key);
     let (peer_ifindex, peer_mark) = match direction {
         Direction::Ingress => (skb.ingress_ifindex(), skb.mark() & config.mark_mask),
         // No interface has this index: the first reply is looked at.
