@@ -167,6 +167,13 @@ impl Mac {
         Self(((u16::from_be(a) as u64) << 32) | ((u16::from_be(b) as u64) << 16) | u16::from_be(c) as u64)
     }
 
+    /// From the number that the six bytes are, the first being the highest.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_number(number: u64) -> Self {
+        Self(number & 0xffff_ffff_ffff)
+    }
+
     /// The six bytes as they go over the wire.
     #[must_use]
     pub const fn bytes(&self) -> [u8; 6] {
@@ -281,6 +288,7 @@ mod tests {
         assert_eq!(mac.link_local(), Address::new(expected.octets()));
         assert_eq!(mac.link_local().bytes(), expected.octets());
         assert_eq!(mac.bytes(), [0x02, 0x42, 0xac, 0x11, 0x00, 0x02]);
+        assert_eq!(Mac::from_number(0xffff_0242_ac11_0002), mac);
     }
 
     #[test]
