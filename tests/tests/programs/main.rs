@@ -10,6 +10,7 @@ mod icmp;
 mod malformed;
 mod observed;
 mod reasons;
+mod remembered;
 mod rows;
 mod spoofed;
 mod swap;
