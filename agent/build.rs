@@ -60,7 +60,11 @@ fn build() -> Result<&'static str, String> {
         .arg(&target_dir)
         .env(
             "CARGO_ENCODED_RUSTFLAGS",
-            "-Cdebuginfo=2\u{1f}-Clink-arg=--btf\u{1f}-Zmir-enable-passes=-JumpThreading",
+            concat!(
+                "-Cdebuginfo=2\u{1f}-Clink-arg=--btf\u{1f}",
+                // It would make a copy of a program for each thing that is known early on.
+                "-Zmir-enable-passes=-JumpThreading"
+            ),
         );
     let output = command.output().map_err(|error| format!("failed to run {command:?}: {error}"))?;
     if !output.status.success() {

@@ -32,29 +32,36 @@ impl FlowKey {
     #[inline(always)]
     #[must_use]
     pub fn new(port: u32, direction: Direction, packet: &Packet) -> Self {
+        let mut key = Self {
+            local: Address::UNSPECIFIED,
+            remote: Address::UNSPECIFIED,
+            port: 0,
+            local_port: 0,
+            remote_port: 0,
+            protocol: 0,
+            _pad: 0,
+            _pad2: 0,
+            _pad3: 0,
+        };
+        key.set(port, direction, packet);
+        key
+    }
+
+    /// Makes this the key of a packet that crosses a port in this direction.
+    #[inline(always)]
+    pub fn set(&mut self, port: u32, direction: Direction, packet: &Packet) {
+        self.port = port;
+        self.protocol = packet.protocol;
+        (self._pad, self._pad2, self._pad3) = (0, 0, 0);
         match direction {
-            Direction::Ingress => Self {
-                port,
-                protocol: packet.protocol,
-                _pad: 0,
-                _pad2: 0,
-                _pad3: 0,
-                local: packet.destination,
-                remote: packet.source,
-                local_port: packet.destination_port,
-                remote_port: packet.source_port,
-            },
-            Direction::Egress => Self {
-                port,
-                protocol: packet.protocol,
-                _pad: 0,
-                _pad2: 0,
-                _pad3: 0,
-                local: packet.source,
-                remote: packet.destination,
-                local_port: packet.source_port,
-                remote_port: packet.destination_port,
-            },
+            Direction::Ingress => {
+                (self.local, self.remote) = (packet.destination, packet.source);
+                (self.local_port, self.remote_port) = (packet.destination_port, packet.source_port);
+            }
+            Direction::Egress => {
+                (self.local, self.remote) = (packet.source, packet.destination);
+                (self.local_port, self.remote_port) = (packet.source_port, packet.destination_port);
+            }
         }
     }
 }

@@ -48,7 +48,8 @@ impl Address {
     #[inline(always)]
     #[must_use]
     pub const fn from_ipv4_be(address: u32) -> Self {
-        Self([0, (0xffff_0000_0000 | u32::from_be(address) as u64).to_be()])
+        let shifted = if cfg!(target_endian = "little") { (address as u64) << 32 } else { address as u64 };
+        Self([0, 0xffff_0000_0000_u64.to_be() | shifted])
     }
 
     /// An IPv4 address in 16-byte form.
@@ -164,6 +165,13 @@ impl Mac {
     pub const fn from_shorts(shorts: [u16; 3]) -> Self {
         let [a, b, c] = shorts;
         Self(((u16::from_be(a) as u64) << 32) | ((u16::from_be(b) as u64) << 16) | u16::from_be(c) as u64)
+    }
+
+    /// From the number that the six bytes are, the first being the highest.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_number(number: u64) -> Self {
+        Self(number & 0xffff_ffff_ffff)
     }
 
     /// The six bytes as they go over the wire.
@@ -289,6 +297,7 @@ mod tests {
         assert_eq!(mac.link_local(), Address::new(expected.octets()));
         assert_eq!(mac.link_local().bytes(), expected.octets());
         assert_eq!(mac.bytes(), [0x02, 0x42, 0xac, 0x11, 0x00, 0x02]);
+        assert_eq!(Mac::from_number(0xffff_0242_ac11_0002), mac);
     }
 
     #[test]

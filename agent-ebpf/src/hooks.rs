@@ -21,6 +21,7 @@ use crate::{
     identify::{self, Side},
     maps::{self, Policy, Scratch},
     parse::{self, Frame, FrameKind, Ports},
+    recent,
     report::{self, Authority, Denial},
     skb::Skb,
     track::{self, NewFlow},
@@ -107,7 +108,7 @@ struct Scene {
     hook: Hook,
     /// The hook's port; at an uplink that of the endpoint which is called.
     port: &'static Interface,
-    /// The endpoint behind it.
+    /// The endpoint behind the port.
     own: Party,
     /// The port that the endpoint listens on, where the packet names the one that is published for it; else 0.
     service: u16,
@@ -123,6 +124,27 @@ pub(crate) fn at_port(skb: Skb, hook: Hook) -> Verdict {
         return report::without_config(hook);
     };
     let port = maps::port(skb.ifindex());
+    if let Some(port) = port
+        && passes_unseen(skb, config, port, hook)
+    {
+        return report::forward(hook);
+    }
+    // Also at a port that nothing is known of yet, for the report.
+    let strictly = !matches!(hook, Hook::FromEndpoint) || port.is_none_or(Interface::is_validated);
+    if maps::opaque(strictly) {
+        parse::parse(skb, &mut scratch.frame);
+    }
+    if let Some(port) = port
+        && is_tracked(port, &scratch.frame, hook)
+    {
+        let direction =
+            if matches!(hook, Hook::FromEndpoint) { Direction::Egress } else { Direction::Ingress };
+        // Most packets end here, before anything is laid out that only the others need.
+        if goes_on(skb, config, scratch, direction) {
+            return report::forward(hook);
+        }
+    }
+    maps::forget();
     let action = judge(skb, config, port, scratch, hook);
     if !matches!(action, Action::Forward) {
         scratch.own = match port {
@@ -184,16 +206,6 @@ fn judge(
     scratch: &mut Scratch,
     hook: Hook,
 ) -> Action {
-    if let Some(port) = port
-        && passes_unseen(skb, config, port, hook)
-    {
-        return Action::Forward;
-    }
-    // Also at a port that nothing is known of yet, for the report.
-    let strictly = !matches!(hook, Hook::FromEndpoint) || port.is_none_or(Interface::is_validated);
-    if maps::opaque(strictly) {
-        parse::parse(skb, &mut scratch.frame);
-    }
     let Some(port) = port else {
         diagnose::port_without_entry(skb.ifindex());
         let reason = match scratch.frame.flaw() {
@@ -234,6 +246,55 @@ fn passes_unseen(skb: Skb, config: &Config, port: &Interface, hook: Hook) -> boo
     }
     // Unmanaged containers are left alone, except by covered ones.
     !port.is_covered() && !identify::sender(skb, config).is_covered()
+}
+
+/// Whether a packet is one of those that flows are made of, and comes from whom it says.
+#[inline(always)]
+fn is_tracked(port: &Interface, frame: &Frame, hook: Hook) -> bool {
+    port.is_covered()
+        && frame.flaw().is_none()
+        && matches!(frame.kind, FrameKind::Flow)
+        && (matches!(hook, Hook::ToEndpoint) || !has_foreign_mac(port, frame))
+}
+
+/// Whether a frame carries another source MAC than the port's.
+#[inline(always)]
+fn has_foreign_mac(port: &Interface, frame: &Frame) -> bool {
+    frame.source_mac != port.expected_mac(frame.source_mac)
+}
+
+/// Whether the packet belongs to a flow, and there is nothing more to it. Otherwise the flow is looked for once more: with
+/// it in hand the rest of the program would be another one to the verifier than without.
+#[inline(always)]
+fn goes_on(
+    skb: Skb,
+    config: &'static Config,
+    scratch: &mut Scratch,
+    direction: Direction,
+) -> bool {
+    let frame = &scratch.frame;
+    let key = lay_out(&mut scratch.key, skb, direction, frame);
+    let place = recent::place(key);
+    if recent::knows(skb, config, key, place, direction, frame) {
+        return true;
+    }
+    let known = track::find(skb, config, key, direction, frame);
+    track::goes_on(known, skb, config, key, place, direction, frame)
+}
+
+/// The key of the packet's flow at this interface.
+#[inline(always)]
+fn lay_out<'a>(
+    room: &'a mut MaybeUninit<FlowKey>,
+    skb: Skb,
+    direction: Direction,
+    frame: &Frame,
+) -> &'a FlowKey {
+    // SAFETY: every field is written; as a whole it would be put together on the stack first.
+    unsafe {
+        (*room.as_mut_ptr()).set(skb.ifindex(), direction, &frame.packet);
+        room.assume_init_ref()
+    }
 }
 
 /// tc egress of a port: what would enter the container.
@@ -289,6 +350,7 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Action {
             Ports::Hidden => return published::hidden(&scratch.frame, &mut scratch.because),
             Ports::Found => {}
         }
+        lay_out(&mut scratch.key, scene.skb, Direction::Egress, &scratch.frame);
     }
     flow(scene, scratch, Direction::Egress)
 }
@@ -296,7 +358,7 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Action {
 /// Why a frame may not leave the port, whomever it is for.
 #[inline(always)]
 fn is_unsound(port: &Interface, frame: &Frame) -> Option<DropReason> {
-    let foreign_mac = frame.source_mac != port.expected_mac(frame.source_mac);
+    let foreign_mac = has_foreign_mac(port, frame);
     if let Some(reason) = frame.flaw() {
         if port.is_covered() {
             return Some(reason);
@@ -324,7 +386,8 @@ fn is_unsound(port: &Interface, frame: &Frame) -> Option<DropReason> {
 fn flow(scene: &Scene, scratch: &mut Scratch, direction: Direction) -> Action {
     let frame = &scratch.frame;
     let because = &mut scratch.because;
-    let key: &FlowKey = scratch.key.write(FlowKey::new(scene.skb.ifindex(), direction, &frame.packet));
+    // SAFETY: laid out before the packet's flow was looked for.
+    let key = unsafe { scratch.key.assume_init_ref() };
     let pointer =
         if scene.tracked { track::find(scene.skb, scene.config, key, direction, frame) } else { null_mut() };
     // SAFETY: as in `track::find`.

@@ -13,6 +13,7 @@ mod hooks;
 mod identify;
 mod maps;
 mod parse;
+mod recent;
 mod report;
 mod skb;
 mod track;
@@ -24,30 +25,35 @@ use crate::skb::Skb;
 
 /// tc egress of a bridge port: everything that would enter the container behind it.
 #[classifier]
+#[inline(always)]
 pub(crate) fn to_endpoint(ctx: TcContext) -> i32 {
     action(hooks::at_port(Skb::new(&ctx), Hook::ToEndpoint))
 }
 
 /// tc ingress of a bridge port: everything that the container behind it sends.
 #[classifier]
+#[inline(always)]
 pub(crate) fn from_endpoint(ctx: TcContext) -> i32 {
     action(hooks::at_port(Skb::new(&ctx), Hook::FromEndpoint))
 }
 
 /// tc egress of a bridge device: what the host sends or forwards to the containers.
 #[classifier]
+#[inline(always)]
 pub(crate) fn to_bridge(ctx: TcContext) -> i32 {
     action(hooks::to_bridge(Skb::new(&ctx)))
 }
 
 /// tc ingress of a bridge device: what the containers send to the host or through it.
 #[classifier]
+#[inline(always)]
 pub(crate) fn from_bridge(ctx: TcContext) -> i32 {
     action(hooks::from_bridge(Skb::new(&ctx)))
 }
 
 /// tc ingress of an uplink: what the world sends.
 #[classifier]
+#[inline(always)]
 pub(crate) fn from_uplink(ctx: TcContext) -> i32 {
     action(hooks::from_uplink(Skb::new(&ctx)))
 }

@@ -24,6 +24,7 @@ use crate::{
     hooks::{Because, Case},
     identify::Side,
     parse::Frame,
+    recent::{PLACES, Recent},
     report::Denial,
 };
 
@@ -76,6 +77,14 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 /// on a CPU is not interrupted by another of ours there.
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Programs write: what this CPU remembers of flows. Nothing is lost with it but time.
+#[map]
+static RECENT: PerCpuArray<Recent> = PerCpuArray::with_max_entries(PLACES, 0);
+
+/// Programs write: how often a flow was opened whose place in `RECENT` this is.
+#[map]
+static OPENINGS: Array<u64> = Array::with_max_entries(PLACES, 0);
 
 /// What one packet needs.
 pub(crate) struct Scratch {
@@ -233,7 +242,30 @@ pub(crate) fn remember_attempt(key: &AttemptKey, entry: &AttemptEntry) {
     best_effort(ATTEMPTS.insert(key, entry, ANY));
 }
 
-/// A live or expired entry.
+/// This CPU's copy of a place.
+#[inline(always)]
+pub(crate) fn recent(place: u32) -> Option<*mut Recent> {
+    RECENT.get_ptr_mut(place)
+}
+
+/// How often a flow was opened at a place.
+#[inline(always)]
+pub(crate) fn openings(place: u32) -> u64 {
+    match OPENINGS.get_ptr(place) {
+        // SAFETY: the pointer is to an aligned map value.
+        Some(count) => unsafe { count.read_volatile() },
+        None => 0,
+    }
+}
+
+#[inline(always)]
+pub(crate) fn add_opening(place: u32) {
+    if let Some(count) = OPENINGS.get_ptr_mut(place) {
+        increment(count);
+    }
+}
+
+/// A live or expired entry of either table.
 #[inline(always)]
 pub(crate) fn flow(key: &FlowKey) -> Option<*mut FlowEntry> {
     // A ping never leaves the opening table.
@@ -245,11 +277,21 @@ pub(crate) fn flow(key: &FlowKey) -> Option<*mut FlowEntry> {
     FLOWS_OPENING.get_ptr_mut(key)
 }
 
+/// A live or expired entry of the table that never evicts.
+#[inline(always)]
+pub(crate) fn established_flow(key: &FlowKey) -> Option<*mut FlowEntry> {
+    if key.protocol == PROTOCOL_ICMP { None } else { FLOWS.get_ptr_mut(key) }
+}
+
+/// Removes what is left of an earlier flow with the same addresses, which would otherwise be found first.
+#[inline(always)]
+pub(crate) fn remove_established_flow(key: &FlowKey) {
+    best_effort(FLOWS.remove(key));
+}
+
 /// Remembers a flow that has just been allowed to open.
 #[inline(always)]
 pub(crate) fn open_flow(key: &FlowKey, entry: &FlowEntry) -> Result<(), ()> {
-    // What is left of an earlier flow with the same addresses would otherwise be found first.
-    best_effort(FLOWS.remove(key));
     FLOWS_OPENING.insert(key, entry, ANY).or(Err(()))
 }
 

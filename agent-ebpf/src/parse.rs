@@ -18,6 +18,8 @@ use crate::{maps, skb::Skb};
 
 /// Length of an Ethernet header.
 const ETHERNET: usize = 14;
+/// Where the source address stands in it, right before the ethertype.
+const SOURCE_MAC: usize = 6;
 /// Length of an IPv4 header without options.
 const IPV4: usize = 20;
 /// Length of the IPv6 header.
@@ -113,9 +115,10 @@ pub(crate) fn parse(skb: Skb, frame: &mut Frame) {
 #[inline(always)]
 fn headers(skb: Skb, frame: &mut Frame) -> Result<(), DropReason> {
     frame.reset();
-    let ethernet: [u16; 7] = skb.load(0).ok_or(DropReason::InvalidPacket)?;
-    frame.source_mac = Mac::from_shorts([ethernet[3], ethernet[4], ethernet[5]]);
-    frame.ethertype = u16::from_be(ethernet[6]);
+    let [word]: [u64; 1] = skb.load(SOURCE_MAC).ok_or(DropReason::InvalidPacket)?;
+    let word = u64::from_be(word);
+    frame.source_mac = Mac::from_number(word >> 16);
+    frame.ethertype = word as u16;
     // A receiver strips any number of priority tags, of which at most the outermost shows in the metadata:
     // tagged frames are dropped, never unwrapped and judged.
     if skb.vlan_present() != 0 {

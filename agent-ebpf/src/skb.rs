@@ -74,32 +74,43 @@ impl Skb {
 
     /// A copy of the words at `offset`, wherever in the packet's pages they lie; `None` past its end.
     ///
-    /// The helper is used instead of direct access because a sender decides how much of a packet is linear
-    /// (a TX_RING socket delivers 14 bytes).
+    /// Mostly they lie in the linear part and are read where they are. How much of a packet is linear is up to its
+    /// sender (a TX_RING socket delivers 14 bytes): the rest is copied by the helper. Nothing is ever pulled, which
+    /// would copy the whole head of every cloned segment.
     #[inline(always)]
     pub(crate) fn load<W: Word, const N: usize>(self, offset: usize) -> Option<[W; N]> {
-        let mut words = MaybeUninit::<[W; N]>::uninit();
-        self.load_to(offset, words.as_mut_ptr()).then(|| {
-            // SAFETY: the helper has filled all of it.
-            unsafe { words.assume_init() }
-        })
-    }
-
-    /// Like [`Self::load`], into memory outside the small BPF stack.
-    #[inline(always)]
-    pub(crate) fn load_into<W: Word, const N: usize>(
-        self,
-        offset: usize,
-        words: &mut [W; N],
-    ) -> Option<&[W; N]> {
-        self.load_to(offset, words).then_some(words)
-    }
-
-    #[inline(always)]
-    fn load_to<W: Word, const N: usize>(self, offset: usize, target: *mut [W; N]) -> bool {
-        // SAFETY: the target has room for N words.
-        unsafe {
-            bpf_skb_load_bytes(self.raw.cast(), offset as u32, target.cast(), size_of::<[W; N]>() as u32) == 0
+        // SAFETY: the verifier lets nothing of the packet be read that these two do not enclose.
+        let (data, end) = unsafe { ((*self.raw).data as usize, (*self.raw).data_end as usize) };
+        if data + offset + size_of::<[W; N]>() > end {
+            return self.copy(offset);
         }
+        let mut words = MaybeUninit::<[W; N]>::uninit();
+        let (source, target) = ((data + offset) as *const W, words.as_mut_ptr().cast::<W>());
+        let mut index = 0;
+        while index < N {
+            // Volatile: each word is read once, and the compiler may not make one load of this and of `copy`'s, since a
+            // pointer is either to the packet or to the stack.
+            // SAFETY: within the linear part. The machines this runs on load from any address.
+            unsafe { target.add(index).write(source.add(index).read_volatile()) }
+            index += 1;
+        }
+        // SAFETY: all of it has been written.
+        Some(unsafe { words.assume_init() })
+    }
+
+    #[inline(always)]
+    pub(crate) fn copy<W: Word, const N: usize>(self, offset: usize) -> Option<[W; N]> {
+        let mut words = MaybeUninit::<[W; N]>::uninit();
+        // SAFETY: the target has room for N words.
+        let result = unsafe {
+            bpf_skb_load_bytes(
+                self.raw.cast(),
+                offset as u32,
+                words.as_mut_ptr().cast(),
+                size_of::<[W; N]>() as u32,
+            )
+        };
+        // SAFETY: the helper has filled all of it.
+        (result == 0).then(|| unsafe { words.assume_init() })
     }
 }

@@ -5,13 +5,19 @@ use core::{mem::MaybeUninit, ptr::null_mut};
 
 use agent_common::{
     config::Config,
-    flow::{FlowEntry, FlowKey, FlowState, LENT, OBSERVED, PEER_HOST, PEER_UNBOUND, REVOKED, Step},
+    flow::{FlowEntry, FlowKey, FlowState, LENT, OBSERVED, OUTSIDER, PEER_HOST, PEER_UNBOUND, REVOKED, Step},
     packet::{Address, Intent, PROTOCOL_TCP, TCP_FIN, TCP_RST},
     verdict::{Direction, DropReason},
 };
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 
-use crate::{hooks::Way, identify, maps, parse::Frame, skb::Skb};
+use crate::{
+    hooks::Way,
+    identify, maps,
+    parse::Frame,
+    recent::{self, Place},
+    skb::Skb,
+};
 
 /// Room outside the small BPF stack for what goes into a flow table.
 pub(crate) struct NewFlow {
@@ -28,7 +34,7 @@ pub(crate) fn now() -> u64 {
 
 /// The low bits of the kernel's coarse clock.
 #[inline(always)]
-fn jiffies() -> u32 {
+pub(crate) fn jiffies() -> u32 {
     // SAFETY: the helper takes no arguments.
     unsafe { bpf_jiffies64() as u32 }
 }
@@ -68,6 +74,40 @@ pub(crate) const fn is_current(entry: &FlowEntry, config: &Config) -> bool {
     entry.revision == config.revision && entry.flags & (OBSERVED | REVOKED | LENT) == 0
 }
 
+/// Whether a packet simply belongs to a flow that the revision in force allows, and has been followed.
+///
+/// An ICMP error is not simple: who sent it stands in none of the flow's addresses.
+#[inline(always)]
+pub(crate) fn goes_on(
+    known: *mut FlowEntry,
+    skb: Skb,
+    config: &Config,
+    key: &FlowKey,
+    place: Place,
+    direction: Direction,
+    frame: &Frame,
+) -> bool {
+    // SAFETY: as in `find`.
+    let Some(entry) = (unsafe { known.as_mut() }) else {
+        return false;
+    };
+    // What calls a published port has to say so in its mark.
+    if !is_current(entry, config)
+        || entry.flags & OUTSIDER != 0
+        || matches!(frame.packet.intent, Intent::Error)
+    {
+        return false;
+    }
+    match follow(entry, key, direction, frame) {
+        Ok(Step::Stay) => {
+            recent::remember(skb, config, key, place, direction, entry, frame);
+            true
+        }
+        Ok(Step::Establish) => true,
+        Err(_) => false,
+    }
+}
+
 /// Follows a packet of a flow that has been allowed.
 #[inline(always)]
 pub(crate) fn follow(
@@ -75,9 +115,9 @@ pub(crate) fn follow(
     key: &FlowKey,
     direction: Direction,
     frame: &Frame,
-) -> Result<(), DropReason> {
+) -> Result<Step, DropReason> {
     if matches!(frame.packet.intent, Intent::Error) {
-        return Ok(());
+        return Ok(Step::Stay);
     }
     // Now and then is often enough for timeouts, and keeps the entry's cache line clean.
     if !entry.is_fresh(jiffies()) {
@@ -87,14 +127,16 @@ pub(crate) fn follow(
     let (state, flags) = (entry.state, entry.flags);
     // An entry in the established table never says so again.
     if matches!(entry.advance(key.protocol, direction, frame.packet.tcp_flags), Step::Stay) {
-        return Ok(());
+        return Ok(Step::Stay);
     }
-    let mut moved = *entry;
-    moved.last_seen = now();
+    let moved = *entry;
     // Without room for it the flow has not come further: its next packet asks again.
     entry.state = state;
     entry.flags = flags;
-    maps::establish_flow(key, &moved).or(Err(DropReason::TableFull))
+    match maps::establish_flow(key, &moved) {
+        Ok(()) => Ok(Step::Establish),
+        Err(()) => Err(DropReason::TableFull),
+    }
 }
 
 /// Whether a packet comes from the flow's peer, so that a reused address inherits nothing.
@@ -155,7 +197,7 @@ pub(crate) fn open(
     new: &mut NewFlow,
 ) -> Result<(), DropReason> {
     let now = now();
-    if let Some(pointer) = maps::flow(key) {
+    if let Some(pointer) = maps::established_flow(key) {
         // SAFETY: as in `find`.
         let entry = unsafe { &mut *pointer };
         // A late copy of the SYN must not push a living connection back to where a flood could evict it.
@@ -168,7 +210,9 @@ pub(crate) fn open(
             refresh(entry, config, flags & OBSERVED != 0);
             return Ok(());
         }
+        maps::remove_established_flow(key);
     }
+    recent::forget(key);
     let (peer_ifindex, peer_mark) = match way.direction {
         Direction::Ingress => (skb.ingress_ifindex(), skb.mark() & config.mark_mask),
         // No interface has this index: the first reply is looked at.

@@ -5,7 +5,7 @@ use agent_common::{
     verdict::{Direction, DropReason, Hook, Verdict},
 };
 
-use super::{Action, Scene, conclude, flow, published, refuse};
+use super::{Action, Scene, conclude, flow, goes_on, published, refuse};
 use crate::{
     identify::Side,
     maps::{self, Scratch},
@@ -51,15 +51,12 @@ fn judge(skb: Skb, config: &'static Config, scratch: &mut Scratch, called: &publ
     let Some(port) = maps::port(called.side.peer) else {
         return refuse(&mut scratch.because, DropReason::NotReady, Side::UNKNOWN);
     };
-    let scene = Scene {
-        skb,
-        config,
-        hook: Hook::FromUplink,
-        port,
-        own: called.side.party,
-        service: called.port,
-        tracked: true,
-    };
+    if goes_on(skb, config, scratch, Direction::Ingress) {
+        return Action::Forward;
+    }
+    let own = called.side.party;
+    let hook = Hook::FromUplink;
+    let scene = Scene { skb, config, hook, port, own, service: called.port, tracked: true };
     let action = flow(&scene, scratch, Direction::Ingress);
     if matches!(action, Action::Observe) {
         // So that it is not counted once more where it enters the container.

@@ -99,7 +99,7 @@ fn parse_error_v6(skb: Skb, offset: usize, payload: u32, frame: &mut Frame) -> R
     if payload < (ICMP + IPV6 + QUOTED) as u32 {
         return Err(DropReason::InvalidPacket);
     }
-    let quoted = skb.load_into(offset, &mut frame.quoted).ok_or(DropReason::InvalidPacket)?;
+    let quoted: [u64; IPV6 / 8 + 1] = skb.load(offset).ok_or(DropReason::InvalidPacket)?;
     let [first, second] = halves(quoted[0]);
     if byte(first, 0) >> 4 != 6 || Address::from_words([quoted[1], quoted[2]]) != frame.packet.destination {
         return Err(DropReason::InvalidPacket);

@@ -55,12 +55,15 @@ pub(super) fn parse(skb: Skb, frame: &mut Frame) -> Result<(), DropReason> {
 #[inline(always)]
 fn payload_length(skb: Skb, total: u16) -> Result<u32, DropReason> {
     let available = skb.len().wrapping_sub(ETHERNET as u32);
-    // A local segmentation-offload packet above 64 KiB (BIG TCP) carries no length.
-    let total = if total == 0 && available > 0xffff { available } else { u32::from(total) };
-    if total < IPV4 as u32 || total > available {
-        return Err(DropReason::InvalidPacket);
+    let total = u32::from(total);
+    if total >= IPV4 as u32 && total <= available {
+        return Ok(total - IPV4 as u32);
     }
-    Ok(total - IPV4 as u32)
+    // A local segmentation-offload packet above 64 KiB (BIG TCP) carries no length.
+    if total == 0 && available > 0xffff {
+        return Ok(available - IPV4 as u32);
+    }
+    Err(DropReason::InvalidPacket)
 }
 
 /// Whether a quoted header is one that this agent would have forwarded: no options, not a later fragment.

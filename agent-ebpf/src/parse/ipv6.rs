@@ -16,7 +16,7 @@ const ROUTER_ALERT: u64 = 0x0000_0502_0000_0100;
 
 #[inline(always)]
 pub(super) fn parse(skb: Skb, frame: &mut Frame) -> Result<(), DropReason> {
-    let header = skb.load_into(ETHERNET, &mut frame.ipv6_header).ok_or(DropReason::InvalidPacket)?;
+    let header: [u64; IPV6 / 8] = skb.load(ETHERNET).ok_or(DropReason::InvalidPacket)?;
     frame.packet.source = Address::from_words([header[1], header[2]]);
     frame.packet.destination = Address::from_words([header[3], header[4]]);
     let [first, second] = halves(header[0]);

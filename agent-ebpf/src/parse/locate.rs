@@ -85,7 +85,7 @@ const fn is_vlan(ethertype: u16) -> bool {
 
 #[inline(always)]
 fn find_ipv4(skb: Skb, frame: &mut Frame, network: usize) -> Result<Ports, DropReason> {
-    let header: [u32; IPV4 / 4] = skb.load(network).ok_or(DropReason::InvalidPacket)?;
+    let header: [u32; IPV4 / 4] = skb.copy(network).ok_or(DropReason::InvalidPacket)?;
     frame.packet.source = Address::from_ipv4_be(header[3]);
     frame.packet.destination = Address::from_ipv4_be(header[4]);
     let (version, words) = (byte(header[0], 0) >> 4, byte(header[0], 0) & 0x0f);
@@ -98,7 +98,7 @@ fn find_ipv4(skb: Skb, frame: &mut Frame, network: usize) -> Result<Ports, DropR
 
 #[inline(always)]
 fn find_ipv6(skb: Skb, frame: &mut Frame, network: usize) -> Result<Ports, DropReason> {
-    let header = skb.load_into(network, &mut frame.ipv6_header).ok_or(DropReason::InvalidPacket)?;
+    let header: [u64; IPV6 / 8] = skb.copy(network).ok_or(DropReason::InvalidPacket)?;
     frame.packet.source = Address::from_words([header[1], header[2]]);
     frame.packet.destination = Address::from_words([header[3], header[4]]);
     let [first, second] = halves(header[0]);
@@ -114,7 +114,7 @@ fn find_ipv6(skb: Skb, frame: &mut Frame, network: usize) -> Result<Ports, DropR
         if !is_extension(next) {
             return find_ports(skb, frame, offset, next);
         }
-        let [extension, _] = skb.load::<u32, 2>(offset).ok_or(DropReason::InvalidPacket)?;
+        let [extension, _] = skb.copy::<u32, 2>(offset).ok_or(DropReason::InvalidPacket)?;
         if next == FRAGMENT && low(extension) >> 3 != 0 {
             return Ok(Ports::None);
         }
@@ -140,7 +140,7 @@ fn find_ports(skb: Skb, frame: &mut Frame, offset: usize, protocol: u8) -> Resul
     packet.protocol = protocol;
     let ports = if protocol == PROTOCOL_TCP {
         // A first fragment without the flags would be completed by one that this hook does not judge (RFC 3128).
-        let header: [u32; 5] = skb.load(offset).ok_or(DropReason::Fragment)?;
+        let header: [u32; 5] = skb.copy(offset).ok_or(DropReason::Fragment)?;
         packet.sequence = u32::from_be(header[1]);
         packet.tcp_flags = byte(header[3], 1);
         packet.intent = match tcp_intent(packet.tcp_flags) {
@@ -149,7 +149,7 @@ fn find_ports(skb: Skb, frame: &mut Frame, offset: usize, protocol: u8) -> Resul
         };
         header[0]
     } else if protocol == PROTOCOL_UDP {
-        let header: [u32; 2] = skb.load(offset).ok_or(DropReason::Fragment)?;
+        let header: [u32; 2] = skb.copy(offset).ok_or(DropReason::Fragment)?;
         packet.intent = Intent::Datagram;
         header[0]
     } else {

@@ -12,6 +12,7 @@ mod malformed;
 mod observed;
 mod published;
 mod reasons;
+mod remembered;
 mod rows;
 mod spoofed;
 mod swap;

@@ -1,0 +1,124 @@
+//! What a CPU remembers of a flow saves it lookups and changes no verdict. Two packets alike come before each check: the
+//! first is looked up, the second is known.
+
+use agent_common::flow::FlowState;
+use agent_common::verdict::DropReason::{
+    NoRule, NotReady, NotTracked, Revoked, SpoofedSource, UnknownSource,
+};
+use integration_tests::packet::{ACK, FIN, Payload, RST, Udp};
+
+use crate::bench::{Bench, Row};
+use crate::rows::{Talk, between};
+use crate::town::{API, BRIDGE_1, HOST, POLICY, STRAY, WEB, address, sent_by};
+
+const TALK: Talk = Talk::new(WEB, API, 9000);
+
+/// The town with a connection that every hook remembers in both directions.
+fn talking(family: usize) -> (Bench, Talk) {
+    let mut bench = Bench::start();
+    let talk = Talk { family, ..TALK };
+    bench.check_all(&talk.handshake());
+    for _ in 0..2 {
+        bench.check_all(&[talk.leaves(ACK), talk.arrives(ACK), talk.answers(ACK), talk.returns(ACK)]);
+    }
+    (bench, talk)
+}
+
+#[test]
+fn a_connection_that_is_opened_again_is_followed_from_its_start() {
+    for family in 0..2 {
+        let (mut bench, talk) = talking(family);
+        bench.check_all(&[talk.answers(RST), talk.returns(RST)]);
+        bench.check_all(&talk.handshake()[..4]);
+        for port in [WEB, API] {
+            assert_eq!(bench.flows("FLOWS", port), [], "half open");
+        }
+        bench.check_all(&talk.handshake()[4..]);
+        for port in [WEB, API] {
+            assert_eq!(bench.flows("FLOWS", port).len(), 1, "the third packet counts");
+            assert_eq!(bench.flows("FLOWS_OPENING", port), []);
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_connection_is_seen() {
+    let (mut bench, talk) = talking(0);
+    bench.check_all(&[talk.leaves(FIN | ACK), talk.arrives(FIN | ACK), talk.answers(FIN | ACK)]);
+    bench.check(&talk.returns(FIN | ACK));
+    for port in [WEB, API] {
+        let (_, entry) = bench.flows("FLOWS", port)[0];
+        assert_eq!(entry.state(), FlowState::Closing);
+    }
+}
+
+#[test]
+fn another_sender_is_not_the_peer() {
+    let (mut bench, talk) = talking(0);
+    for other in [STRAY, HOST, BRIDGE_1] {
+        let reason = if other == BRIDGE_1 { UnknownSource } else { NotTracked };
+        bench.check(&talk.arrives(ACK).by(other).dropped(reason).perhaps_told());
+    }
+    // Marked by a port, it is that port's.
+    let stray = bench.mark_of(STRAY);
+    bench.check(&talk.arrives(ACK).by(BRIDGE_1).marked(stray).dropped(NotTracked).perhaps_told());
+    bench.check(&talk.arrives(ACK));
+}
+
+#[test]
+fn a_foreign_mac_is_spoofed_within_a_flow_too() {
+    let (mut bench, talk) = talking(0);
+    let mut row = talk.leaves(ACK);
+    row.packet[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 0x7f]);
+    bench.check(&row.dropped(SpoofedSource));
+}
+
+#[test]
+fn a_tightened_policy_cuts_at_the_next_packet() {
+    let (mut bench, talk) = talking(0);
+    assert!(bench.apply(&POLICY.replace("    from: [web]\n", "")));
+    bench.check(&talk.arrives(ACK).dropped(Revoked));
+    bench.check(&talk.answers(ACK).dropped(Revoked));
+}
+
+#[test]
+fn a_port_that_is_gone_is_not_ready() {
+    let (mut bench, talk) = talking(0);
+    bench.change(POLICY, |snapshot| {
+        snapshot.endpoints.retain(|endpoint| endpoint.addresses[0] != address(API, 0))
+    });
+    bench.check(&talk.arrives(ACK).dropped(NotReady));
+}
+
+#[test]
+fn the_first_reply_establishes_a_stream_of_datagrams() {
+    for family in 0..2 {
+        let mut bench = Bench::start();
+        let udp = |from, to, source, destination| {
+            let payload = Payload::Udp(Udp::new(source, destination));
+            sent_by(from, address(from, family), address(to, family), &payload)
+        };
+        for _ in 0..3 {
+            bench.check(&Row::from(WEB, "asks", udp(WEB, API, 40_000, 53)));
+            bench.check(&Row::to(API, "is asked", udp(WEB, API, 40_000, 53)).by(WEB));
+        }
+        for port in [WEB, API] {
+            assert_eq!(bench.flows("FLOWS", port), []);
+        }
+        bench.check(&Row::from(API, "answers", udp(API, WEB, 53, 40_000)));
+        bench.check(&Row::to(WEB, "is answered", udp(API, WEB, 53, 40_000)).by(API));
+        for port in [WEB, API] {
+            assert_eq!(bench.flows("FLOWS", port).len(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_datagram_of_another_sender_is_decided_for_itself() {
+    let mut bench = Bench::start();
+    let row = between(WEB, API, &Payload::Udp(Udp::new(40_000, 53)));
+    for _ in 0..3 {
+        bench.check(&row);
+    }
+    bench.check(&row.by(STRAY).dropped(NoRule));
+}
