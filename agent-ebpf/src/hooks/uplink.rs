@@ -25,38 +25,38 @@ pub(crate) fn from_uplink(skb: Skb) -> Verdict {
     }
     let has_link_header = maps::interface(skb.ifindex()).is_none_or(|uplink| uplink.has_link_header());
     parse::locate(skb, &mut scratch.frame, has_link_header);
-    let packet = &scratch.frame.packet;
-    let called = match scratch.frame.ports() {
-        Ports::Found => {
-            published::called(config, packet.protocol, &packet.destination, packet.destination_port)
-        }
-        Ports::None | Ports::Hidden => published::Called::NOBODY,
-    };
-    scratch.own = called.side;
-    let action = judge(skb, config, scratch, &called);
+    let action = judge(skb, config, scratch);
     conclude(skb, config, scratch, Hook::FromUplink, action)
 }
 
 #[inline(always)]
-fn judge(skb: Skb, config: &'static Config, scratch: &mut Scratch, called: &published::Called) -> Action {
-    if matches!(scratch.frame.ports(), Ports::Hidden) {
-        return published::hidden(&scratch.frame, &mut scratch.because);
+fn judge(skb: Skb, config: &'static Config, scratch: &mut Scratch) -> Action {
+    let packet = &scratch.frame.packet;
+    scratch.own = Side::UNKNOWN;
+    match scratch.frame.ports() {
+        Ports::None => return Action::Forward,
+        Ports::Hidden => return published::hidden(&scratch.frame, &mut scratch.because),
+        Ports::Found => {}
     }
+    let called = published::called(config, packet.protocol, &packet.destination, packet.destination_port);
     if !called.is_published {
         return Action::Forward;
     }
-    if !called.side.is_covered() {
+    scratch.own = called.side;
+    let service = called.port;
+    maps::forget();
+    if !scratch.own.is_covered() {
         return refuse(&mut scratch.because, DropReason::NotReady, Side::UNKNOWN);
     }
-    let Some(port) = maps::port(called.side.peer) else {
+    let Some(port) = maps::port(scratch.own.peer) else {
         return refuse(&mut scratch.because, DropReason::NotReady, Side::UNKNOWN);
     };
     if goes_on(skb, config, scratch, Direction::Ingress) {
         return Action::Forward;
     }
-    let own = called.side.party;
+    let own = scratch.own.party;
     let hook = Hook::FromUplink;
-    let scene = Scene { skb, config, hook, port, own, service: called.port, tracked: true };
+    let scene = Scene { skb, config, hook, port, own, service, tracked: true };
     let action = flow(&scene, scratch, Direction::Ingress);
     if matches!(action, Action::Observe) {
         // So that it is not counted once more where it enters the container.
