@@ -60,6 +60,10 @@ impl Registry {
     }
 
     fn known(&self, bytes: &[u8], mut note: impl FnMut(usize)) {
+        let mut note = |index| {
+            self.sightings.fetch_add(1, Ordering::Relaxed);
+            note(index);
+        };
         let mut tagged = false;
         for (_, number) in numbers(bytes) {
             tagged = true;
@@ -73,7 +77,6 @@ impl Registry {
         if !tagged && let Some(&index) = self.by_bytes.get(&hash(bytes)) {
             note(index);
         }
-        self.sightings.fetch_add(1, Ordering::Relaxed);
     }
 
     /// These bytes came in by an interface there.
@@ -124,7 +127,7 @@ impl Registry {
         self.strangers.load(Ordering::Relaxed)
     }
 
-    /// Moves while anything still comes in.
+    /// Moves while frames of the round still come in; not for what kernels and programs say to each other.
     #[must_use]
     pub fn sightings(&self) -> u64 {
         self.sightings.load(Ordering::Relaxed)
@@ -152,7 +155,7 @@ mod tests {
         registry.saw(&Tag(10).bytes(), Points::FRIEND);
         assert_eq!((registry.seen(0), registry.seen(1)), (Points::VICTIM, Points::NONE));
         assert_eq!((registry.delivered(0), registry.delivered(1)), (Points::NONE, Points::FRIEND));
-        assert_eq!((registry.strangers(), registry.sightings()), (1, 4));
+        assert_eq!((registry.strangers(), registry.sightings()), (1, 2));
         registry.came_back(&[], &[9]);
         assert!(registry.answered(0) && !registry.answered(1));
     }

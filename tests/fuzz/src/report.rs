@@ -9,8 +9,8 @@ use crate::grammar::{Reach, known};
 use crate::registry::Registry;
 use crate::town::Points;
 
-/// So many findings are written out; all are counted.
-const SHOWN: usize = 20;
+/// So many findings of one label are written out; all are counted.
+const SHOWN: usize = 4;
 
 /// Counts of one class or label.
 #[derive(Debug, Clone, Copy, Default)]
@@ -64,6 +64,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Tags that were seen in a round that had not sent them.
     pub strangers: u64,
+    /// Frames that end within their VLAN tag: the kernel drops them before any program.
+    pub before_programs: u64,
 }
 
 impl Report {
@@ -73,6 +75,7 @@ impl Report {
         for (index, frame) in round.frames.iter().enumerate() {
             let counts = self.labels.entry(frame.label.to_string()).or_default();
             let (seen, given) = (round.seen(index), round.delivered(index));
+            self.before_programs += u64::from(ends_in_tag(&frame.bytes));
             counts.sent += 1;
             counts.interface += u64::from(!seen.is_empty());
             counts.socket += u64::from(!given.is_empty());
@@ -102,10 +105,19 @@ impl Report {
         self.findings.iter().filter(|finding| kind(&finding.wrong)).count()
     }
 
-    /// The first findings, one a line.
+    /// The first findings of each label, one a line.
     #[must_use]
     pub fn shown_findings(&self) -> String {
-        self.findings.iter().take(SHOWN).map(|finding| format!("{finding}\n")).collect()
+        let mut shown: BTreeMap<&str, Vec<&Finding>> = BTreeMap::new();
+        for finding in &self.findings {
+            shown.entry(&finding.frame.label).or_default().push(finding);
+        }
+        let mut text = String::new();
+        for (label, findings) in shown {
+            text.push_str(&format!("{label}: {}\n", findings.len()));
+            findings.iter().take(SHOWN).for_each(|finding| text.push_str(&format!("  {finding}\n")));
+        }
+        text
     }
 
     /// Counts by class.
@@ -143,6 +155,11 @@ impl Report {
             })
             .collect()
     }
+}
+
+/// A tag of a kind that the kernel takes out of the frame, without room for the tag and a type behind it.
+fn ends_in_tag(frame: &[u8]) -> bool {
+    frame.len() < 20 && matches!(frame.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8]))
 }
 
 fn add(sum: &mut Counts, counts: &Counts) {

@@ -67,7 +67,8 @@ impl Source {
 /// Without an agent: what of the grammar Linux delivers. New kinds of that go into the corpus.
 pub fn survey(seed: u64, extent: Extent, corpus: &mut Corpus, kept: &[Frame]) -> Result<Report> {
     let mut lab = Lab::start()?;
-    let mut source = Source::new(seed, kept);
+    // Other frames than those of the pass with the agent, so that what is kept of them is new there.
+    let mut source = Source::new(!seed, kept);
     let mut report = Report::default();
     let start = Instant::now();
     while !extent.reached(report.total().sent, start) {
@@ -93,6 +94,8 @@ pub struct Enforced {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reconciled {
     pub sent_by_containers: u64,
+    /// Of those, what no program got to see.
+    pub before_programs: u64,
     pub forwarded_from: u64,
     pub dropped_from: u64,
     pub handed_to_containers: u64,
@@ -104,7 +107,7 @@ impl Reconciled {
     /// Whether both have counted the same. What was dropped on the way to a container, no other counter knows.
     #[must_use]
     pub const fn agrees(&self) -> bool {
-        self.sent_by_containers == self.forwarded_from + self.dropped_from
+        self.sent_by_containers == self.before_programs + self.forwarded_from + self.dropped_from
             && self.handed_to_containers == self.forwarded_to
     }
 }
@@ -148,7 +151,7 @@ pub fn enforce(
         progress(&report);
     }
     let exchanged = traffic.stop()?;
-    let reconciled = difference(before, quiet(&lab, &agent)?);
+    let reconciled = difference(before, quiet(&lab, &agent)?, report.before_programs);
     Ok(Enforced { report, exchanged, reconciled, repeated })
 }
 
@@ -182,11 +185,12 @@ fn quiet(lab: &Lab, agent: &Agent) -> Result<Reading> {
     bail!("the lab never comes to rest")
 }
 
-fn difference(before: Reading, after: Reading) -> Reconciled {
+fn difference(before: Reading, after: Reading, before_programs: u64) -> Reconciled {
     let [forwarded_from, dropped_from, forwarded_to, dropped_to] =
         [0, 1, 2, 3].map(|at| after.1[at] - before.1[at]);
     Reconciled {
         sent_by_containers: after.0.from_endpoints - before.0.from_endpoints,
+        before_programs,
         forwarded_from,
         dropped_from,
         handed_to_containers: after.0.to_endpoints - before.0.to_endpoints,

@@ -54,6 +54,7 @@ version: 1
 policy: fuzz
 applies_to: { project: fuzz }
 mode: enforce
+profile: production
 services:
   hostile:
     ports: [{ port: 8000/tcp, from: [victim] }, { port: 8000/udp, from: [victim] }]

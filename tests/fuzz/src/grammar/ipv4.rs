@@ -106,7 +106,7 @@ fn fragments(maker: &mut Maker) {
     let name = maker.rng.pick(&["in order", "out of order", "tiny"]);
     maker.variant(name);
     let mut data = Vec::new();
-    for _ in 0..2 + maker.rng.below(5) {
+    for _ in 0..6 + maker.rng.below(5) {
         data.extend(maker.tag().bytes());
         let more = if name == "tiny" { 0 } else { 8 * maker.rng.below(12) };
         data.extend(maker.rng.bytes(more));
@@ -152,8 +152,9 @@ fn overlapping(maker: &mut Maker) {
     let data = maker.tag().bytes();
     let opening = ends.tcp(&Tcp { flags: SYN, ..header }, &data);
     let at = if maker.rng.percent(50) { 8 } else { 0 };
-    for (offset, more, piece) in [(0, true, &harmless[..]), (at, false, &opening[at..])] {
-        let fragment = if more { 0x2000 } else { 0 } | (offset / 8) as u16;
+    for (offset, piece) in [(0, &harmless[..]), (at, &opening[at..])] {
+        let more = if offset == 0 { 0x2000 } else { 0 };
+        let fragment = more | (offset / 8) as u16;
         let header = Ipv4 { id, fragment, ..Ipv4::new(Who::Hostile.v4(), to.v4(), TCP) };
         let packet = header.carrying(piece);
         let frame = wire::ethernet(to.next_hop().mac(), Who::Hostile.mac(), ends.ethertype(), &packet);
