@@ -412,7 +412,6 @@ fn is_own_claim(port: &Interface, frame: &Frame) -> bool {
     if frame.claim == Address::UNSPECIFIED || port.owns(&frame.claim) {
         return true;
     }
-    frame.kind == FrameKind::Neighbour
-        && frame.claim.is_link_local_ipv6()
-        && (frame.claim == mac.link_local() || frame.claim == frame.packet.source)
+    // Of link-local addresses only the one that follows from the MAC is sure to be nobody else's.
+    frame.kind == FrameKind::Neighbour && frame.claim == mac.link_local()
 }

@@ -146,6 +146,8 @@ fn neighbour_messages_claim_the_ports_own_addresses() {
     let (own, other) = (six(v6(WEB)), six(v6(API)));
     let own_link: Ipv6Addr = LINK_LOCAL.parse().unwrap();
     let stable: Ipv6Addr = "fe80::1234:5678:9abc:def0".parse().unwrap();
+    let (gates, their_link): (Ipv6Addr, Ipv6Addr) =
+        ("fe80::1".parse().unwrap(), "fe80::ff:fe00:b".parse().unwrap());
     let none = Ipv6Addr::UNSPECIFIED;
     let row = |name: &str, source, payload: &[u8]| {
         Row::from(WEB, name, message(source, 255, payload)).perhaps_told()
@@ -158,14 +160,22 @@ fn neighbour_messages_claim_the_ports_own_addresses() {
         row("a solicitation", own, &ask(other, &my)),
         row("without an option", own, &ask(other, &[])),
         row("from the link-local address", own_link, &ask(other, &my)),
-        row("from a stable link-local address", stable, &ask(other, &my)),
+        // One that does not follow from the MAC could be anybody's: it would take the gateway's place for all others.
+        row("from the gateway's link-local address", gates, &ask(other, &my)).dropped(SpoofedSource),
+        row("from another's link-local address", their_link, &ask(other, &my)).dropped(SpoofedSource),
+        row("from a link-local address of unknown origin", stable, &ask(other, &my)).dropped(SpoofedSource),
         row("duplicate detection", none, &ask(own, &[])),
         row("duplicate detection with a nonce", none, &ask(own, &NONCE)),
         row("an advertisement", own, &tell(own, &my_target)),
         row("an advertisement without an option", own, &tell(own, &[])),
         row("of the link-local address", own_link, &tell(own_link, &my_target)),
         row("of a global one from the link-local one", own_link, &tell(own, &my_target)),
-        row("of a stable link-local address", stable, &tell(stable, &my_target)),
+        row("of the gateway's link-local address, from it", gates, &tell(gates, &my_target))
+            .dropped(SpoofedSource),
+        row("of another's link-local address, from it", their_link, &tell(their_link, &my_target))
+            .dropped(SpoofedSource),
+        row("of a link-local address of unknown origin", stable, &tell(stable, &my_target))
+            .dropped(SpoofedSource),
         row("from another's address", other, &ask(own, &my)).dropped(SpoofedSource),
         row("with another's MAC", own, &ask(other, &their)).dropped(SpoofedSource),
         row("an advertisement of another's address", own, &tell(other, &my_target)).dropped(SpoofedSource),
