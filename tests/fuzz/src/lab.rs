@@ -13,11 +13,12 @@ use lab::netns::{Netns, within};
 use lab::process::{run, words};
 use lab::scratch::Scratch;
 
+use crate::attacker::Attacker;
 use crate::frame::Frame;
 use crate::packet_socket::{BATCH, Sender};
 use crate::registry::Registry;
 use crate::servers::Servers;
-use crate::town::{EPHEMERAL, MEMBERS, POLICY, Points, Who};
+use crate::town::{EPHEMERAL, MEMBERS, Points, Who};
 use crate::watchers::{Watchers, Watching};
 
 /// Routers that say who they are, redirects and unanswered floods are part of the game: nobody here may believe the
@@ -55,7 +56,7 @@ pub struct Counters {
 
 impl Lab {
     /// Builds it; nothing stands in anybody's way yet.
-    pub fn start() -> Result<Self> {
+    pub fn start(attacker: Attacker) -> Result<Self> {
         let scratch = Scratch::create()?;
         let host = Netns::create()?;
         settle_in(&host)?;
@@ -77,8 +78,8 @@ impl Lab {
         let (watching, servers) = look(&host, &members)?;
         let sender = Sender::open(&place(&members, Who::Hostile)?, "eth0")?;
         let lab = Self { watching, sender, _servers: servers, members, host, scratch };
-        fs::write(lab.policy(), POLICY)?;
-        fs::write(lab.inventory(), inventory()?)?;
+        fs::write(lab.policy(), attacker.policy())?;
+        fs::write(lab.inventory(), inventory(attacker)?)?;
         Ok(lab)
     }
 
@@ -132,7 +133,7 @@ impl Lab {
             if sightings != before {
                 (before, since) = (sightings, Instant::now());
             }
-            let through = registry.seen(last) == Points::VICTIM || start.elapsed() > LIMIT / 10;
+            let through = Points::VICTIM.without(registry.seen(last)).is_empty() || start.elapsed() > LIMIT / 10;
             if through && since.elapsed() > SILENCE {
                 break;
             }
@@ -140,6 +141,17 @@ impl Lab {
         }
         self.watching.missed_nothing()?;
         Ok(registry)
+    }
+
+    /// Who has been told that somebody's address is at another's MAC, and believes it.
+    pub fn deceived(&self) -> Result<Vec<String>> {
+        let mut deceived = Vec::new();
+        let honest = self.members.iter().filter(|(who, _)| **who != Who::Hostile);
+        let namespaces = honest.map(|(who, netns)| (who.name(), netns)).chain([("host", &self.host)]);
+        for (name, netns) in namespaces {
+            deceived.extend(wrong_neighbours(&netns.ip("neigh show")?).map(|line| format!("{name}: {line}")));
+        }
+        Ok(deceived)
     }
 
     /// What all ports have counted so far.
@@ -170,6 +182,24 @@ fn devices(netns: &Netns) -> Result<Vec<(String, Vec<u64>)>> {
             Ok((name.trim().to_owned(), fields.context("not a number in `/proc/net/dev`")?))
         })
         .collect()
+}
+
+/// Entries that say another MAC than the one of whoever has the address.
+fn wrong_neighbours(shown: &str) -> impl Iterator<Item = &str> {
+    shown.lines().filter(|line| {
+        let mut words = line.split_whitespace();
+        let address = words.next().and_then(|word| word.parse().ok());
+        let said = words.skip_while(|word| *word != "lladdr").nth(1);
+        let owner = MEMBERS.into_iter().chain([Who::Gateway]).find(|who| {
+            address.is_some_and(|address| {
+                [who.address(false), who.address(true), who.link_local().into()].contains(&address)
+            })
+        });
+        match (owner, said) {
+            (Some(owner), Some(said)) => text(owner.mac()) != said,
+            _ => false,
+        }
+    })
 }
 
 fn settle_in(netns: &Netns) -> Result<()> {
@@ -244,11 +274,11 @@ fn look(host: &Netns, members: &BTreeMap<Who, Netns>) -> Result<(Watching, Serve
     Ok((watchers.start(), servers.start()))
 }
 
-fn inventory() -> Result<String> {
+fn inventory(attacker: Attacker) -> Result<String> {
     let mut lines = String::from("version: 1\nendpoints:\n");
     for who in MEMBERS {
         let name = who.name();
-        let labels = if who == Who::Stray {
+        let labels = if attacker.is_unmanaged(who) {
             String::new()
         } else {
             format!("project: fuzz, service: {name}, ")
@@ -262,4 +292,21 @@ fn inventory() -> Result<String> {
         )?;
     }
     Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_with_anothers_mac_is_found() {
+        let shown = "198.18.40.11 dev lab0 lladdr 02:00:00:00:28:0b REACHABLE\n\
+                     2001:db8:40::b dev lab0 lladdr 02:00:00:00:28:0a router STALE\n\
+                     198.18.40.12 dev lab0 FAILED\n\
+                     198.18.40.77 dev lab0 lladdr 02:00:00:00:28:0a STALE\n";
+        assert_eq!(
+            wrong_neighbours(shown).collect::<Vec<_>>(),
+            ["2001:db8:40::b dev lab0 lladdr 02:00:00:00:28:0a router STALE"]
+        );
+    }
 }

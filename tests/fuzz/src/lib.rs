@@ -2,6 +2,7 @@
 //! Without an agent this shows what Linux lets through; with one, nothing that is denied may reach anybody, and
 //! everything that is allowed has to. Shares no code with the agent.
 
+pub mod attacker;
 pub mod corpus;
 pub mod frame;
 pub mod grammar;

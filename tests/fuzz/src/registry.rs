@@ -59,31 +59,32 @@ impl Registry {
         }
     }
 
-    fn known(&self, bytes: &[u8], mut note: impl FnMut(usize)) {
+    /// How many tags are no frame's of this round.
+    fn known(&self, bytes: &[u8], mut note: impl FnMut(usize)) -> u64 {
         let mut note = |index| {
             self.sightings.fetch_add(1, Ordering::Relaxed);
             note(index);
         };
-        let mut tagged = false;
+        let (mut tagged, mut strange) = (false, 0);
         for (_, number) in numbers(bytes) {
             tagged = true;
             match self.by_number.get(&number) {
                 Some(&index) => note(index),
-                None => {
-                    self.strangers.fetch_add(1, Ordering::Relaxed);
-                }
+                None => strange += 1,
             }
         }
         if !tagged && let Some(&index) = self.by_bytes.get(&hash(bytes)) {
             note(index);
         }
+        strange
     }
 
     /// These bytes came in by an interface there.
     pub fn saw(&self, bytes: &[u8], point: Points) {
-        self.known(bytes, |index| {
+        let strange = self.known(bytes, |index| {
             self.seen[index].fetch_or(point.0, Ordering::Relaxed);
         });
+        self.strangers.fetch_add(strange, Ordering::Relaxed);
     }
 
     /// A socket there was given these bytes.

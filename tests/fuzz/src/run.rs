@@ -1,6 +1,7 @@
 //! The two passes: what Linux does with the frames when nothing stands in their way, and what is left of that with
 //! the agent.
 
+use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use lab::agent::{Agent, Inventory};
 use lab::observed::sum;
 
+use crate::attacker::Attacker;
 use crate::corpus::Corpus;
 use crate::frame::Frame;
 use crate::grammar::{Grammar, productions};
@@ -40,14 +42,15 @@ impl Extent {
 /// The frames of a seed, a round at a time; the corpus comes first.
 #[derive(Debug)]
 struct Source {
+    attacker: Attacker,
     maker: Maker,
     grammar: Grammar,
     waiting: Vec<Frame>,
 }
 
 impl Source {
-    fn new(seed: u64, corpus: &[Frame]) -> Self {
-        Self { maker: Maker::new(seed), grammar: Grammar::all(), waiting: corpus.to_vec() }
+    fn new(attacker: Attacker, seed: u64, corpus: &[Frame]) -> Self {
+        Self { attacker, maker: Maker::new(seed), grammar: Grammar::all(), waiting: corpus.to_vec() }
     }
 
     /// The last of them has to arrive, see [`Lab::round`].
@@ -57,8 +60,11 @@ impl Source {
             let production = self.grammar.choose(&mut self.maker.rng);
             frames.extend(self.maker.run(production));
         }
-        if let Some(production) = productions().find(|production| production.name == "allowed udp") {
+        if let Some(production) = productions().find(|production| production.name == "allowed arp") {
             frames.extend(self.maker.run(production));
+        }
+        for frame in &mut frames {
+            frame.expected = self.attacker.expected(frame);
         }
         frames
     }
@@ -66,9 +72,9 @@ impl Source {
 
 /// Without an agent: what of the grammar Linux delivers. New kinds of that go into the corpus.
 pub fn survey(seed: u64, extent: Extent, corpus: &mut Corpus, kept: &[Frame]) -> Result<Report> {
-    let mut lab = Lab::start()?;
+    let mut lab = Lab::start(Attacker::Covered)?;
     // Other frames than those of the pass with the agent, so that what is kept of them is new there.
-    let mut source = Source::new(!seed, kept);
+    let mut source = Source::new(Attacker::Covered, !seed, kept);
     let mut report = Report::default();
     let start = Instant::now();
     while !extent.reached(report.total().sent, start) {
@@ -85,6 +91,8 @@ pub fn survey(seed: u64, extent: Extent, corpus: &mut Corpus, kept: &[Frame]) ->
 pub struct Enforced {
     pub report: Report,
     pub exchanged: Exchanged,
+    /// Neighbour entries that came to hold the wrong MAC.
+    pub deceived: Vec<String>,
     pub reconciled: Reconciled,
     /// Frames that were sent again because a queue of the lab had been full.
     pub repeated: u64,
@@ -112,23 +120,41 @@ impl Reconciled {
     }
 }
 
+impl fmt::Display for Reconciled {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{} sent by containers = {} cut off before any program + {} forwarded + {} dropped; {} handed to \
+             containers = {} forwarded (and {} dropped)",
+            self.sent_by_containers,
+            self.before_programs,
+            self.forwarded_from,
+            self.dropped_from,
+            self.handed_to_containers,
+            self.forwarded_to,
+            self.dropped_to
+        )
+    }
+}
+
 /// With the agent: nothing denied gets anywhere, everything allowed does.
 pub fn enforce(
     binary: &Path,
+    attacker: Attacker,
     seed: u64,
     extent: Extent,
     corpus: &Corpus,
     kept: &[Frame],
     progress: &mut dyn FnMut(&Report),
 ) -> Result<Enforced> {
-    let mut lab = Lab::start()?;
+    let mut lab = Lab::start(attacker)?;
     let inventory = Inventory::File(lab.inventory());
     let agent = Agent::start(binary, lab.host(), lab.scratch(), &lab.policy(), &inventory, PROFILE)?;
     let before = quiet(&lab, &agent)?;
-    let traffic = Traffic::start(&lab)?;
-    let mut source = Source::new(seed, kept);
+    let traffic = Traffic::start(&lab, attacker)?;
+    let mut source = Source::new(attacker, seed, kept);
     let mut report = Report::default();
-    let mut repeated = 0;
+    let (mut repeated, mut deceived) = (0, Vec::new());
     let start = Instant::now();
     while !extent.reached(report.total().sent, start) {
         let lost = lab.counters()?.lost;
@@ -148,11 +174,12 @@ pub fn enforce(
         for finding in &report.findings[already..] {
             corpus.keep_finding(&finding.frame)?;
         }
+        deceived.extend(lab.deceived()?);
         progress(&report);
     }
     let exchanged = traffic.stop()?;
     let reconciled = difference(before, quiet(&lab, &agent)?, report.before_programs);
-    Ok(Enforced { report, exchanged, reconciled, repeated })
+    Ok(Enforced { report, exchanged, deceived, reconciled, repeated })
 }
 
 /// Takes back what was said of frames that did not arrive.
@@ -220,8 +247,15 @@ impl Enforced {
                 self.exchanged.failures.iter().take(20).cloned().collect::<Vec<_>>().join("\n")
             ));
         }
+        if !self.deceived.is_empty() {
+            wrong.push(format!(
+                "{} neighbours are taken for others:\n{}",
+                self.deceived.len(),
+                self.deceived.iter().take(20).cloned().collect::<Vec<_>>().join("\n")
+            ));
+        }
         if !self.reconciled.agrees() {
-            wrong.push(format!("the counters do not agree: {:?}", self.reconciled));
+            wrong.push(format!("the counters do not agree: {}", self.reconciled));
         }
         if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("\n")) }
     }

@@ -48,28 +48,6 @@ pub const CLOSED: (u16, u16) = (1024, 19_999);
 /// Ports that the kernels of the lab choose for their own connections.
 pub const EPHEMERAL: (u16, u16) = (50_000, 60_999);
 
-/// `Hostile` may open one port of `Victim`; `Friend` and `Victim` may open one of each other's.
-pub const POLICY: &str = "\
-version: 1
-policy: fuzz
-applies_to: { project: fuzz }
-mode: enforce
-profile: production
-services:
-  hostile:
-    ports: [{ port: 8000/tcp, from: [victim] }, { port: 8000/udp, from: [victim] }]
-  victim:
-    ports:
-      - { port: 9000/tcp, from: [hostile] }
-      - { port: 9000/udp, from: [hostile] }
-      - { port: 5432/tcp, from: [friend] }
-      - { port: 5432/udp, from: [friend] }
-  friend:
-    ports: [{ port: 7000/tcp, from: [victim] }, { port: 7000/udp, from: [victim] }]
-  far:
-    ports: [{ port: 80/tcp, from: [friend] }]
-";
-
 /// Everybody in a namespace of their own.
 pub const MEMBERS: [Who; 5] = [Who::Hostile, Who::Victim, Who::Friend, Who::Stray, Who::Far];
 

@@ -13,12 +13,14 @@ use anyhow::{Context, Result, anyhow};
 use lab::netns::within;
 use lab::process::{run, words};
 
+use crate::attacker::Attacker;
 use crate::lab::Lab;
 use crate::town::{ALLOWED, DATABASE, FRIENDLY, SERVED, Who};
 
+/// The first is the one that stays open.
 const ALLOWED_PAIRS: [(Who, Who, u16); 4] = [
-    (Who::Hostile, Who::Victim, ALLOWED),
     (Who::Friend, Who::Victim, DATABASE),
+    (Who::Hostile, Who::Victim, ALLOWED),
     (Who::Victim, Who::Friend, FRIENDLY),
     (Who::Victim, Who::Hostile, SERVED),
 ];
@@ -45,9 +47,9 @@ pub struct Traffic {
 
 impl Traffic {
     /// Begins.
-    pub fn start(lab: &Lab) -> Result<Self> {
+    pub fn start(lab: &Lab, attacker: Attacker) -> Result<Self> {
         let mut pairs = Vec::new();
-        for (from, to, port) in ALLOWED_PAIRS {
+        for (from, to, port) in ALLOWED_PAIRS.into_iter().filter(|&(from, to, _)| attacker.may_talk(from, to)) {
             for v6 in [false, true] {
                 pairs.push(Pair { from, to, place: lab.place(from)?, at: (to.address(v6), port).into() });
             }
@@ -56,7 +58,7 @@ impl Traffic {
             .iter()
             .filter_map(|&who| Some(lab.member(who)?.name().to_owned()))
             .collect();
-        let kept = connect(&pairs[2])?;
+        let kept = connect(&pairs[0])?;
         let ended = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&ended);
         let thread = std::thread::spawn(move || flow(&pairs, names, kept, &flag));
@@ -99,7 +101,7 @@ fn flow(pairs: &[Pair], names: Vec<String>, mut kept: TcpStream, ended: &AtomicB
             exchanged.datagrams += 1;
             std::thread::sleep(PAUSE);
         }
-        note(&mut exchanged, &pairs[2], "kept open", exchange(&mut kept, 300));
+        note(&mut exchanged, &pairs[0], "kept open", exchange(&mut kept, 300));
         exchanged.kept_open += 1;
         // Everybody has to be asked for again, by ARP and neighbour discovery.
         if let Some(name) = forget.next() {

@@ -16,6 +16,7 @@ pub(super) const PRODUCTIONS: &[Production] = &[
     production("arp form", 10, arp_form),
     production("discovery claim", 20, discovery_claim),
     production("discovery form", 20, discovery_form),
+    production("hidden claim", 30, hidden_claim),
     production("router discovery", 20, router),
     production("listener messages", 10, listener),
 ];
@@ -26,6 +27,7 @@ pub(super) const KNOWN: &[(&str, Reach)] = &[
     ("arp claim", Reach::Interface),
     ("discovery claim", Reach::Interface),
     ("discovery form", Reach::Interface),
+    ("hidden claim", Reach::Interface),
     ("router discovery", Reach::Socket),
 ];
 
@@ -198,10 +200,15 @@ fn discovery_claim(maker: &mut Maker) {
     let advertises = maker.rng.percent(60);
     let mut sender = own.v6();
     let mut claimed = own.v6();
-    match maker.rng.below(4) {
+    match maker.rng.below(5) {
         0 | 1 if advertises => claimed = foreign_v6(maker),
         0 | 1 => sender = foreign_v6(maker),
         2 => mac = other_mac(maker),
+        // In agreement with itself.
+        3 => {
+            sender = foreign_v6(maker);
+            claimed = sender;
+        }
         _ => {
             (sender, claimed) = (foreign_v6(maker), foreign_v6(maker));
             mac = other_mac(maker);
@@ -334,6 +341,53 @@ fn listener(maker: &mut Maker) {
     let packet = Ipv6 { hops: 1, ..Ipv6::new(own.link_local(), group, 0) }.carrying(&payload);
     let destination = maker.rng.pick(&[[0x33, 0x33, 0, 0, 0, 0x16], Who::Victim.mac()]);
     maker.frame(wire::ethernet(destination, own.mac(), IPV6, &packet), Expected::at_most(may));
+}
+
+/// Another's address claimed where a reader may not look for it, but a receiver does.
+fn hidden_claim(maker: &mut Maker) {
+    let own = Who::Hostile.mac();
+    let who = maker.rng.pick(&[Who::Victim, Who::Friend, Who::Stray, Who::Gateway]);
+    let told = maker.rng.pick(&[Who::Gateway, Who::Gateway, Who::Victim, Who::Stray]);
+    let destination = if maker.rng.percent(50) { BROADCAST } else { told.mac() };
+    if maker.rng.percent(40) {
+        let message = Arp::new(1 + maker.rng.below(2) as u16, own, who.v4(), told.v4());
+        let payload = padded(maker, Arp { target_mac: told.mac(), ..message }.bytes());
+        let plain = wire::ethernet(destination, own, ARP, &payload);
+        let tags = vec![(maker.rng.pick(&[0x8100, 0x88a8]), 0); 1 + maker.rng.below(3)];
+        maker.variant("arp, tagged");
+        maker.denied(wire::tagged(&plain, &tags));
+        return;
+    }
+    let (name, sender) = match maker.rng.below(3) {
+        0 => ("mapped source", who.v4().to_ipv6_mapped()),
+        1 => ("own source", Who::Hostile.v6()),
+        _ => ("its source", who.v6()),
+    };
+    let solicits = name == "its source";
+    let to = if solicits || maker.rng.percent(50) { told.v6() } else { ALL_NODES };
+    let (kind, rest) = if solicits {
+        (SOLICITATION, target(0, told.v6(), &option(1, own)))
+    } else {
+        (ADVERTISEMENT, target(maker.rng.pick(&[0x20, 0x60]), who.v6(), &option(2, own)))
+    };
+    let message = ends(sender, to).icmp(kind, 0, &rest);
+    let options = [ICMPV6, 0, 1, 4, 0, 0, 0, 0];
+    let (name, first, payload) = match maker.rng.below(3) {
+        // An option that receivers pass over, and one header more than they are asked to.
+        0 => ("behind options", 60, [&options[..], &message].concat()),
+        1 => ("behind hop-by-hop options", 0, [&options[..], &message].concat()),
+        _ => (name, ICMPV6, message),
+    };
+    let packet = Ipv6 { hops: 255, ..Ipv6::new(sender, to, first) }.carrying(&payload);
+    let payload = padded(maker, packet);
+    let plain = wire::ethernet(destination, own, IPV6, &payload);
+    if maker.rng.percent(30) {
+        maker.variant("discovery, tagged");
+        maker.denied(wire::tagged(&plain, &[(0x8100, 0)]));
+    } else {
+        maker.variant(name);
+        maker.denied(plain);
+    }
 }
 
 /// A gratuitous claim of somebody's address, for productions that build upon it.
