@@ -50,8 +50,19 @@ services:
 ";
 
 /// What an unmanaged container may send to everybody, and what it may send to nobody: who has which address.
-const JUDGED_WHEREVER_SENT: [&str; 6] =
-    ["allowed arp", "allowed discovery", "arp claim", "discovery claim", "source mac", "foreign source"];
+const JUDGED_WHEREVER_SENT: [&str; 11] = [
+    "allowed arp",
+    "allowed discovery",
+    "arp claim",
+    "arp form",
+    "discovery claim",
+    "hidden claim",
+    "source mac",
+    "foreign source",
+    "impossible source",
+    "priority tags",
+    "vlan tags",
+];
 
 impl Attacker {
     /// The policy.
@@ -79,7 +90,7 @@ impl Attacker {
     /// with the host.
     #[must_use]
     pub fn expected(self, frame: &Frame) -> Expected {
-        // What cannot be read is not judged where an unmanaged one sends it.
+        // Of what cannot be parsed an unmanaged one may send what cannot deceive anybody.
         if self == Self::Covered || JUDGED_WHEREVER_SENT.contains(&frame.class()) {
             return frame.expected;
         }

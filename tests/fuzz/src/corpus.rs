@@ -24,8 +24,7 @@ pub struct Corpus {
 impl Corpus {
     /// Opens a directory, or makes it, and reads what it holds.
     pub fn open(directory: &Path) -> Result<(Self, Vec<Frame>)> {
-        fs::create_dir_all(directory)
-            .with_context(|| format!("failed to make `{}`", directory.display()))?;
+        fs::create_dir_all(directory).with_context(|| format!("failed to make `{}`", directory.display()))?;
         let mut paths: Vec<PathBuf> = fs::read_dir(directory)?
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| path.extension().is_some_and(|suffix| suffix == SUFFIX))

@@ -133,7 +133,8 @@ impl Lab {
             if sightings != before {
                 (before, since) = (sightings, Instant::now());
             }
-            let through = Points::VICTIM.without(registry.seen(last)).is_empty() || start.elapsed() > LIMIT / 10;
+            let through =
+                Points::VICTIM.without(registry.seen(last)).is_empty() || start.elapsed() > LIMIT / 10;
             if through && since.elapsed() > SILENCE {
                 break;
             }

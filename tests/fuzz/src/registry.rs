@@ -148,7 +148,8 @@ mod tests {
 
     #[test]
     fn frames_are_known_by_tag_or_by_all_of_their_bytes() {
-        let registry = Registry::new(vec![frame([&[1; 20][..], &Tag(9).bytes()].concat()), frame(vec![7; 16])]);
+        let registry =
+            Registry::new(vec![frame([&[1; 20][..], &Tag(9).bytes()].concat()), frame(vec![7; 16])]);
         // Somebody has put something else around it.
         registry.saw(&[&[5; 3][..], &Tag(9).bytes()].concat(), Points::VICTIM);
         registry.received(&[7; 16], Points::FRIEND);

@@ -145,7 +145,8 @@ impl Report {
         let classes = self.classes();
         known()
             .filter_map(|(label, reach)| {
-                let counts = self.labels.get(*label).or_else(|| classes.get(label)).copied().unwrap_or_default();
+                let counts =
+                    self.labels.get(*label).or_else(|| classes.get(label)).copied().unwrap_or_default();
                 let came = match reach {
                     Reach::Interface => counts.interface,
                     Reach::Socket => counts.socket,

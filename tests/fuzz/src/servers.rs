@@ -25,9 +25,8 @@ impl Servers {
     /// Listens in a namespace.
     pub fn listen(&mut self, netns: &Path) -> Result<()> {
         for port in TCP_PORTS {
-            let listener = within(netns, move || {
-                TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))
-            })??;
+            let listener =
+                within(netns, move || TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))))??;
             listener.set_nonblocking(true)?;
             self.listeners.push(listener);
         }

@@ -35,12 +35,8 @@ pub const TCP_PORTS: [u16; 6] = [22, 80, DATABASE, FRIENDLY, SERVED, ALLOWED];
 pub const UDP_PORTS: [u16; 14] =
     [53, 67, 68, 123, 137, 1900, 3702, 4789, 5353, 5355, DATABASE, FRIENDLY, SERVED, ALLOWED];
 /// Who serves what, to whom the policy says; these answer.
-pub const SERVING: [(Who, u16); 4] = [
-    (Who::Victim, ALLOWED),
-    (Who::Victim, DATABASE),
-    (Who::Friend, FRIENDLY),
-    (Who::Hostile, SERVED),
-];
+pub const SERVING: [(Who, u16); 4] =
+    [(Who::Victim, ALLOWED), (Who::Victim, DATABASE), (Who::Friend, FRIENDLY), (Who::Hostile, SERVED)];
 /// Source ports of frames that may open a flow. Few, since each is remembered for minutes.
 pub const OPENING: (u16, u16) = (20_000, 20_255);
 /// Source ports that no flow of `Hostile` ever has.

@@ -49,7 +49,8 @@ impl Traffic {
     /// Begins.
     pub fn start(lab: &Lab, attacker: Attacker) -> Result<Self> {
         let mut pairs = Vec::new();
-        for (from, to, port) in ALLOWED_PAIRS.into_iter().filter(|&(from, to, _)| attacker.may_talk(from, to)) {
+        for (from, to, port) in ALLOWED_PAIRS.into_iter().filter(|&(from, to, _)| attacker.may_talk(from, to))
+        {
             for v6 in [false, true] {
                 pairs.push(Pair { from, to, place: lab.place(from)?, at: (to.address(v6), port).into() });
             }

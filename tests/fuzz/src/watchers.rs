@@ -65,9 +65,8 @@ impl Watchers {
     pub fn sockets(&mut self, netns: &Path, who: Who) -> Result<()> {
         let point = who.point();
         for port in UDP_PORTS {
-            let socket = within(netns, move || {
-                UdpSocket::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))
-            })??;
+            let socket =
+                within(netns, move || UdpSocket::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))))??;
             let kind = if SERVING.contains(&(who, port)) { Kind::Echo(point) } else { Kind::Payload(point) };
             self.add(OwnedFd::from(socket), kind)?;
         }
@@ -217,7 +216,14 @@ fn empty(watched: &Watched, buffer: &mut [u8], registry: &Registry) {
                 }
                 // SAFETY: as above. Nobody is told when the sender cannot be answered: it is not answered then.
                 unsafe {
-                    libc::sendto(fd, bytes.as_ptr().cast(), read, libc::MSG_DONTWAIT, (&raw const from).cast(), length)
+                    libc::sendto(
+                        fd,
+                        bytes.as_ptr().cast(),
+                        read,
+                        libc::MSG_DONTWAIT,
+                        (&raw const from).cast(),
+                        length,
+                    )
                 };
             }
             Kind::Answers => registry.came_back(bytes, &acknowledged(bytes)),

@@ -33,7 +33,9 @@ fn types(maker: &mut Maker) {
     let ends = maker.ends(to);
     let tag = maker.tag().bytes();
     let kind = if ends.is_v6() {
-        maker.rng.pick(&[0, 5, 100, 101, 127, 133, 134, 137, 138, 139, 140, 141, 142, 144, 151, 155, 200, 255])
+        maker
+            .rng
+            .pick(&[0, 5, 100, 101, 127, 133, 134, 137, 138, 139, 140, 141, 142, 144, 151, 155, 200, 255])
     } else {
         maker.rng.pick(&[1, 2, 4, 5, 6, 7, 9, 10, 13, 14, 15, 16, 17, 18, 19, 30, 37, 40, 42, 43, 255])
     };
@@ -91,7 +93,9 @@ fn quote(maker: &mut Maker, ends: &Ends) -> Vec<u8> {
             (wire::TCP, ends.tcp(&header, &[]))
         }
         1 => (wire::UDP, ends.udp(source, destination, &[0; 16])),
-        _ => (ends.icmp_protocol(), ends.echo(maker.rng.percent(50), maker.closed_port() | 0x100, 1, &[0; 16])),
+        _ => {
+            (ends.icmp_protocol(), ends.echo(maker.rng.percent(50), maker.closed_port() | 0x100, 1, &[0; 16]))
+        }
     };
     ends.packet(protocol, &message)
 }
@@ -110,8 +114,7 @@ fn error(maker: &mut Maker) {
     let ends = maker.ends(to);
     let tag = maker.tag().bytes();
     let far_end = maker.rng.pick(&[Who::Hostile, Who::Friend, Who::Gateway, Who::Far]);
-    let quoted_ends =
-        Ends { source: to.address(ends.is_v6()), destination: far_end.address(ends.is_v6()) };
+    let quoted_ends = Ends { source: to.address(ends.is_v6()), destination: far_end.address(ends.is_v6()) };
     let quoted = quote(maker, &quoted_ends);
     let (kind, code) = error_kind(maker, &ends);
     let mtu = u32::from(maker.rng.pick(&[0, 68, 576, 1280, 1500_u16])).to_be_bytes();

@@ -209,7 +209,14 @@ fn protocols(maker: &mut Maker) {
         // The length field of UDP is the coverage here; 0 is all of it.
         wire::UDP_LITE => {
             let mut datagram = ends.udp_of_length(1024, ALLOWED, 0, &message);
-            datagram = ends.summed(protocol, { datagram[6..8].fill(0); datagram }, 6);
+            datagram = ends.summed(
+                protocol,
+                {
+                    datagram[6..8].fill(0);
+                    datagram
+                },
+                6,
+            );
             datagram
         }
         _ => message,

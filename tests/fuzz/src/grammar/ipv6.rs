@@ -58,7 +58,11 @@ fn padding(units: usize) -> Vec<u8> {
     // One padding option holds 257 bytes at most.
     while left > 0 {
         let length = left.min(200);
-        header.extend(if length == 1 { vec![0] } else { [&[1, (length - 2) as u8][..], &vec![0; length - 2]].concat() });
+        header.extend(if length == 1 {
+            vec![0]
+        } else {
+            [&[1, (length - 2) as u8][..], &vec![0; length - 2]].concat()
+        });
         left -= length;
     }
     header
@@ -227,7 +231,6 @@ fn no_hops(maker: &mut Maker) {
     let ends = Ends { source: IpAddr::V6(Who::Hostile.v6()), destination: IpAddr::V6(Who::Victim.v6()) };
     let (protocol, message) = maker.allowed(&ends);
     let header = Ipv6 { hops: 0, ..Ipv6::new(Who::Hostile.v6(), Who::Victim.v6(), protocol) };
-    let frame =
-        wire::ethernet(Who::Victim.mac(), Who::Hostile.mac(), IPV6, &header.carrying(&message));
+    let frame = wire::ethernet(Who::Victim.mac(), Who::Hostile.mac(), IPV6, &header.carrying(&message));
     maker.tolerated(frame);
 }

@@ -97,8 +97,8 @@ fn llc(maker: &mut Maker) {
 
 fn unknown_ethertype(maker: &mut Maker) {
     const NAMED: [u16; 20] = [
-        0x8847, 0x8848, 0x8863, 0x8864, 0x888e, 0x88cc, 0x88f7, 0x88e5, 0x6558, 0x88b5, 0x8035, 0x809b, 0x8137,
-        0x22f0, 0x8902, 0x890d, 0x893a, 0x9000, 0x86de, 0x0801,
+        0x8847, 0x8848, 0x8863, 0x8864, 0x888e, 0x88cc, 0x88f7, 0x88e5, 0x6558, 0x88b5, 0x8035, 0x809b,
+        0x8137, 0x22f0, 0x8902, 0x890d, 0x893a, 0x9000, 0x86de, 0x0801,
     ];
     let (to, _, packet) = inner(maker);
     let mut kind = if maker.rng.percent(70) { maker.rng.pick(&NAMED) } else { maker.rng.short() };
@@ -210,10 +210,5 @@ fn cut_off(maker: &mut Maker) {
         _ => 8,
     };
     let keep = maker.rng.below(header + whole);
-    maker.denied(wire::ethernet(
-        to.next_hop().mac(),
-        Who::Hostile.mac(),
-        ends.ethertype(),
-        &packet[..keep],
-    ));
+    maker.denied(wire::ethernet(to.next_hop().mac(), Who::Hostile.mac(), ends.ethertype(), &packet[..keep]));
 }

@@ -15,14 +15,16 @@ pub(super) const PRODUCTIONS: &[Production] = &[
     production("trailing", 10, trailing),
 ];
 
-/// Turns bits over anywhere but in the destination MAC and the tag.
+/// Turns bits over anywhere but in the destination MAC, the tag, and the source port: a flow from a port of
+/// [`crate::town::CLOSED`] would make other frames a part of it.
 fn mutate(maker: &mut Maker, bytes: &mut [u8]) {
+    let port = if bytes[12..14] == wire::IPV6.to_be_bytes() { ETHERNET + 40 } else { ETHERNET + 20 };
     let tag = numbers(bytes).next().map_or(0, |(at, _)| at);
     for _ in 0..1 + maker.rng.below(4) {
         // Headers are more rewarding than what they carry.
         let reach = if maker.rng.percent(80) { bytes.len().min(80) } else { bytes.len() };
         let at = 6 + maker.rng.below(reach - 6);
-        if (tag..tag + 8).contains(&at) {
+        if (tag..tag + 8).contains(&at) || (port..port + 2).contains(&at) {
             continue;
         }
         bytes[at] = match maker.rng.below(4) {
@@ -53,7 +55,13 @@ fn to_victim(maker: &mut Maker) {
 
 /// A fault on top of another.
 fn stacked(maker: &mut Maker) {
-    let faulty = [link::PRODUCTIONS, sources::PRODUCTIONS, ipv4::PRODUCTIONS, ipv6::PRODUCTIONS, transport::PRODUCTIONS];
+    let faulty = [
+        link::PRODUCTIONS,
+        sources::PRODUCTIONS,
+        ipv4::PRODUCTIONS,
+        ipv6::PRODUCTIONS,
+        transport::PRODUCTIONS,
+    ];
     let family = maker.rng.pick(&faulty);
     let production = maker.rng.pick(family);
     (production.make)(maker);

@@ -282,7 +282,11 @@ fn discovery_form(maker: &mut Maker) {
 /// Who routes, and which way is better: nothing that a container has to say.
 fn router(maker: &mut Maker) {
     let (own, victim) = (Who::Hostile, Who::Victim);
-    let sender = maker.rng.pick(&[own.link_local(), own.v6(), Who::Gateway.link_local(), Who::Gateway.v6()]);
+    let sender = match maker.rng.below(4) {
+        0 => own.v6(),
+        1 => own.link_local(),
+        _ => foreign_v6(maker),
+    };
     let tag = maker.tag().bytes();
     let (kind, rest) = match maker.rng.below(3) {
         0 => {
