@@ -7,7 +7,7 @@ use agent_common::{
     decision::{Attempt, Decision, Party, decide},
     endpoint::Interface,
     flow::{FlowEntry, FlowKey},
-    packet::{Address, Intent},
+    packet::{Address, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Intent},
     verdict::{Direction, DropReason, Hook, Mode, Verdict},
 };
 
@@ -214,8 +214,8 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
             return Outcome::refuse(reason, Side::UNKNOWN);
         }
         // What an unmanaged container sends is refused where it would enter a covered endpoint; but no frame at all may
-        // draw another's traffic to this port in the bridge's table.
-        return if foreign_mac {
+        // draw another's traffic to this port, in the bridge's table or in anybody's list of neighbours.
+        return if foreign_mac || may_deceive(scene, frame) {
             Outcome::refuse(DropReason::SpoofedSource, Side::UNKNOWN)
         } else {
             Outcome::FORWARD
@@ -400,6 +400,30 @@ fn carry_out(
 fn is_own_source(port: &Interface, frame: &Frame) -> bool {
     let source = if matches!(frame.packet.intent, Intent::Error) { frame.claim } else { frame.packet.source };
     port.owns(&source)
+}
+
+/// Whether a frame that could not be parsed may be a packet under another's address to whoever can parse it, or hold
+/// an address claim: ARP in a form that receivers take all the same, behind a priority tag, or neighbour discovery,
+/// which receivers find behind extension headers too, but only believe with a hop limit of 255.
+#[inline(always)]
+fn may_deceive(scene: &Scene, frame: &Frame) -> bool {
+    /// Of the next header's number and the hop limit.
+    const NEXT_HEADER: usize = 14 + 6;
+    let (source, chatter) = (frame.packet.source, frame.kind.is_chatter());
+    let own = scene.port.owns(&source)
+        || source == scene.port.expected_mac(frame.source_mac).link_local()
+        || (chatter && source == Address::UNSPECIFIED);
+    match frame.ethertype {
+        _ if scene.skb.vlan_present() != 0 => true,
+        ETHERTYPE_IPV4 => !own,
+        ETHERTYPE_IPV6 if !own || source.is_ipv4() => true,
+        ETHERTYPE_IPV6 => {
+            let [pair] = scene.skb.load::<u16, 1>(NEXT_HEADER).unwrap_or([u16::MAX]);
+            !chatter && u16::from_be(pair) & 0xff == 255
+        }
+        ETHERTYPE_ARP | 0x8100 | 0x88a8 | 0x9100 | 0x9200 => true,
+        _ => false,
+    }
 }
 
 /// An address claim by ARP or ND names the port's own addresses and MAC, or asks before it takes one.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use agent_common::packet::ETHERTYPE_ARP;
 use agent_common::verdict::DropReason::{Fragment, InvalidPacket, SpoofedSource, UnsupportedProtocol};
 use integration_tests::packet::{
-    Arp, BROADCAST, Ethernet, HOP_BY_HOP, Ipv6, Mac, Payload, Tcp, icmp, ip, link_layer, neighbour,
+    Arp, BROADCAST, Ethernet, HOP_BY_HOP, Ipv4, Ipv6, Mac, Payload, Tcp, icmp, ip, link_layer, neighbour,
 };
 
 use crate::bench::{Bench, Row};
@@ -83,6 +83,55 @@ fn unmanaged_neighbours_of_covered_ones_are_checked_too() {
             "a claim to somebody's address",
             Arp::request(mac(WEB), four(v4(WEB)), four(v4(API))).frame(),
         ),
+    ]);
+}
+
+/// What cannot be parsed of an unmanaged container's is left alone, unless the host or another container could parse it:
+/// each of the dropped ones changed the host's list of neighbours, and drew a covered container's traffic away.
+#[test]
+fn unmanaged_containers_hide_no_claim_in_what_cannot_be_parsed() {
+    let mut bench = Bench::start();
+    let (own, victim, gate) = (six(v6(STRAY)), six(v6(WEB)), six(gateway(BRIDGE_1, 1)));
+    let arp = Arp::request(mac(STRAY), four(v4(WEB)), four(gateway(BRIDGE_1, 0)));
+    let mut other_hardware = arp.bytes();
+    other_hardware[1] = 6;
+    let told = neighbour(ADVERTISEMENT, victim, &link_layer(2, mac(STRAY)));
+    let asked = neighbour(SOLICITATION, gate, &link_layer(1, mac(STRAY)));
+    let routed = icmp(133, 0, [0; 4], &link_layer(1, mac(STRAY)));
+    let ethernet = || Ethernet::new(mac(STRAY), BRIDGE_MAC);
+    let packet = |source, hops| Ipv6::new(source, gate).hop_limit(hops);
+    let mapped = four(v4(STRAY)).to_ipv6_mapped();
+    let refused = |name: &str, frame| Row::from(STRAY, name, frame).dropped(SpoofedSource).perhaps_told();
+    let left_alone = |name: &str, frame| Row::from(STRAY, name, frame);
+    bench.check_all(&[
+        refused("a tagged claim", ethernet().tag(0x8100, 0).carrying(ETHERTYPE_ARP, &arp.bytes())),
+        refused("a claim for other hardware", ethernet().carrying(ETHERTYPE_ARP, &other_hardware)),
+        refused("behind options", ethernet().ip(&packet(own, 255).destination_options().carrying(58, &told))),
+        refused(
+            "behind options, another's",
+            ethernet().ip(&packet(victim, 255).destination_options().carrying(58, &asked)),
+        ),
+        refused("from a mapped address", ethernet().ip(&packet(mapped, 255).carrying(58, &told))),
+        refused(
+            "a router solicitation of another's",
+            ethernet().ip(&packet(victim, 255).carrying(58, &routed)),
+        ),
+        refused("a redirect", ethernet().ip(&packet(own, 255).carrying(58, &icmp(137, 0, [0; 4], &[0; 32])))),
+        refused(
+            "another's fragment",
+            ethernet().ip(&Ipv4::new(four(v4(WEB)), four(gateway(BRIDGE_1, 0)))
+                .fragment(0, true)
+                .carrying(17, &[0; 16])),
+        ),
+        left_alone("its own router solicitation", ethernet().ip(&packet(own, 255).carrying(58, &routed))),
+        left_alone("an option", ethernet().ip(&packet(own, 64).destination_options().carrying(17, &[0; 16]))),
+        left_alone(
+            "a fragment",
+            ethernet().ip(&Ipv4::new(four(v4(STRAY)), four(gateway(BRIDGE_1, 0)))
+                .fragment(0, true)
+                .carrying(17, &[0; 16])),
+        ),
+        left_alone("another ethertype", ethernet().carrying(0x88b5, &[0; 46])),
     ]);
 }
 
