@@ -30,6 +30,8 @@ const SYSCTLS: &str = "net/ipv4/conf/all/rp_filter=0 net/ipv4/conf/default/rp_fi
     net/ipv4/conf/all/send_redirects=0";
 /// How long nothing must have come in before a round counts as over.
 const SILENCE: Duration = Duration::from_millis(30);
+/// How long something that has to come may take: whoever answers may have to wait for a processor.
+const PATIENCE: Duration = Duration::from_secs(2);
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Everything in it goes with it.
@@ -117,8 +119,8 @@ impl Lab {
         self.scratch.path().join("inventory.yaml")
     }
 
-    /// Sends frames and waits until all that comes of them has come. The last one has to arrive at `Victim`: it tells
-    /// that those before it are through.
+    /// Sends frames and waits until all that comes of them has come: first what has to, the last one of which tells
+    /// that those before it are through, then nothing for a while.
     pub fn round(&mut self, frames: Vec<Frame>) -> Result<Arc<Registry>> {
         let registry = Arc::new(Registry::new(frames));
         self.watching.expect(&registry);
@@ -126,16 +128,14 @@ impl Lab {
             interrupt::check()?;
             self.sender.send(batch)?;
         }
-        let last = registry.frames.len() - 1;
         let (start, mut before, mut since) = (Instant::now(), 0, Instant::now());
         while start.elapsed() < LIMIT {
             let sightings = registry.sightings();
             if sightings != before {
                 (before, since) = (sightings, Instant::now());
             }
-            let through =
-                Points::VICTIM.without(registry.seen(last)).is_empty() || start.elapsed() > LIMIT / 10;
-            if through && since.elapsed() > SILENCE {
+            let silent = since.elapsed() > SILENCE;
+            if silent && (registry.is_complete() || since.elapsed() > PATIENCE) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(2));

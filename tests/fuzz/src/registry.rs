@@ -122,6 +122,15 @@ impl Registry {
         self.answered[index].load(Ordering::Relaxed) != 0
     }
 
+    /// Whether everything that has to come has come.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.frames.iter().enumerate().all(|(index, frame)| {
+            frame.expected.must.without(self.seen(index)).is_empty()
+                && (!frame.expected.answered || self.answered(index))
+        })
+    }
+
     /// Tags of frames that were not sent in this round.
     #[must_use]
     pub fn strangers(&self) -> u64 {

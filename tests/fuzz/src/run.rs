@@ -53,7 +53,7 @@ impl Source {
         Self { attacker, maker: Maker::new(seed), grammar: Grammar::all(), waiting: corpus.to_vec() }
     }
 
-    /// The last of them has to arrive, see [`Lab::round`].
+    /// The last of them has to arrive, whoever sends it, see [`Lab::round`].
     fn round(&mut self) -> Vec<Frame> {
         let mut frames = std::mem::take(&mut self.waiting);
         while frames.len() + 1 < ROUND {

@@ -170,17 +170,16 @@ fn look(watched: &[Watched], shared: &Shared) {
         if ready <= 0 {
             continue;
         }
-        let registry = shared.registry();
         for (watched, polled) in watched.iter().zip(&polled) {
             if polled.revents != 0 {
-                empty(watched, &mut buffer, &registry);
+                empty(watched, &mut buffer, shared);
             }
         }
     }
 }
 
 /// Reads all that there is.
-fn empty(watched: &Watched, buffer: &mut [u8], registry: &Registry) {
+fn empty(watched: &Watched, buffer: &mut [u8], shared: &Shared) {
     let fd = watched.socket.as_raw_fd();
     loop {
         // SAFETY: all bytes of this type may be 0.
@@ -205,6 +204,8 @@ fn empty(watched: &Watched, buffer: &mut [u8], registry: &Registry) {
             continue;
         };
         let bytes = &buffer[..read];
+        // Asked for after each: between two, a new round may have begun.
+        let registry = shared.registry();
         match watched.kind {
             Kind::Frames(point) => registry.saw(bytes, point),
             Kind::Payload(point) => registry.received(bytes, point),

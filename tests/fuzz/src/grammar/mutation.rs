@@ -15,8 +15,8 @@ pub(super) const PRODUCTIONS: &[Production] = &[
     production("trailing", 10, trailing),
 ];
 
-/// Turns bits over anywhere but in the destination MAC, the tag, and the source port: a flow from a port of
-/// [`crate::town::CLOSED`] would make other frames a part of it.
+/// Turns bits over anywhere but in the destination MAC, the tag, and the source port or the identifier of an echo: a
+/// flow from a port of [`crate::town::CLOSED`] would make other frames a part of it.
 fn mutate(maker: &mut Maker, bytes: &mut [u8]) {
     let port = if bytes[12..14] == wire::IPV6.to_be_bytes() { ETHERNET + 40 } else { ETHERNET + 20 };
     let tag = numbers(bytes).next().map_or(0, |(at, _)| at);
@@ -24,7 +24,7 @@ fn mutate(maker: &mut Maker, bytes: &mut [u8]) {
         // Headers are more rewarding than what they carry.
         let reach = if maker.rng.percent(80) { bytes.len().min(80) } else { bytes.len() };
         let at = 6 + maker.rng.below(reach - 6);
-        if (tag..tag + 8).contains(&at) || (port..port + 2).contains(&at) {
+        if [tag..tag + 8, port..port + 2, port + 4..port + 6].iter().any(|kept| kept.contains(&at)) {
             continue;
         }
         bytes[at] = match maker.rng.below(4) {
