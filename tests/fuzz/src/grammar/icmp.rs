@@ -138,7 +138,10 @@ fn error_form(maker: &mut Maker) {
         1 => quote(maker, &Ends { source: Who::Hostile.address(v6), destination: receiver }),
         2 => {
             let whole = quote(maker, &back);
-            let keep = maker.rng.below(if v6 { 48 } else { 28 });
+            let header = if v6 { 40 } else { 20 };
+            // Not within a port or an identifier: with bytes of the tag it could be one of a living flow.
+            let keep = maker.rng.below(header + 8);
+            let keep = if (header + 2..header + 6).contains(&keep) { header } else { keep };
             whole[..keep].to_vec()
         }
         3 => {
