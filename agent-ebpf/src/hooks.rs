@@ -12,7 +12,7 @@ use agent_common::{
     decision::{Attempt, Decision, Party, PartyKind, decide},
     endpoint::Interface,
     flow::{FlowEntry, FlowKey, LENT, OBSERVED, OUTSIDER, PEER_UNBOUND},
-    packet::{Address, Intent},
+    packet::{Address, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Intent},
     verdict::{Direction, DropReason, Hook, Mode, Verdict},
 };
 
@@ -331,7 +331,7 @@ fn into_unmanaged(scene: &Scene, frame: &Frame, because: &mut Because) -> Action
 #[inline(always)]
 fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Action {
     if scene.port.is_validated()
-        && let Some(reason) = is_unsound(scene.port, &scratch.frame)
+        && let Some(reason) = is_unsound(scene.skb, scene.port, &scratch.frame)
     {
         return refuse(&mut scratch.because, reason, Side::UNKNOWN);
     }
@@ -357,15 +357,16 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Action {
 
 /// Why a frame may not leave the port, whomever it is for.
 #[inline(always)]
-fn is_unsound(port: &Interface, frame: &Frame) -> Option<DropReason> {
+fn is_unsound(skb: Skb, port: &Interface, frame: &Frame) -> Option<DropReason> {
     let foreign_mac = has_foreign_mac(port, frame);
     if let Some(reason) = frame.flaw() {
         if port.is_covered() {
             return Some(reason);
         }
         // What an unmanaged container sends is refused where it would enter a covered endpoint; but no frame at all may
-        // draw another's traffic to this port in the bridge's table.
-        return if foreign_mac { Some(DropReason::SpoofedSource) } else { None };
+        // draw another's traffic to this port, in the bridge's table or in anybody's list of neighbours.
+        let deceives = foreign_mac || may_deceive(skb, port, frame);
+        return if deceives { Some(DropReason::SpoofedSource) } else { None };
     }
     let spoofed = foreign_mac
         || match frame.kind {
@@ -704,6 +705,30 @@ fn is_own_source(port: &Interface, frame: &Frame) -> bool {
     port.owns(&source)
 }
 
+/// Whether a frame that could not be parsed may be a packet under another's address to whoever can parse it, or hold
+/// an address claim: ARP in a form that receivers take all the same, behind a priority tag, or neighbour discovery,
+/// which receivers find behind extension headers too, but only believe with a hop limit of 255.
+#[inline(always)]
+fn may_deceive(skb: Skb, port: &Interface, frame: &Frame) -> bool {
+    /// Of the next header's number and the hop limit.
+    const NEXT_HEADER: usize = 14 + 6;
+    let (source, chatter) = (frame.packet.source, frame.kind.is_chatter());
+    let own = port.owns(&source)
+        || source == port.expected_mac(frame.source_mac).link_local()
+        || (chatter && source == Address::UNSPECIFIED);
+    match frame.ethertype {
+        _ if skb.vlan_present() != 0 => true,
+        ETHERTYPE_IPV4 => !own,
+        ETHERTYPE_IPV6 if !own || source.is_ipv4() => true,
+        ETHERTYPE_IPV6 => {
+            let [pair] = skb.copy::<u16, 1>(NEXT_HEADER).unwrap_or([u16::MAX]);
+            !chatter && u16::from_be(pair) & 0xff == 255
+        }
+        ETHERTYPE_ARP | 0x8100 | 0x88a8 | 0x9100 | 0x9200 => true,
+        _ => false,
+    }
+}
+
 /// An address claim by ARP or ND names the port's own addresses and MAC, or asks before it takes one.
 #[inline(always)]
 fn is_own_claim(port: &Interface, frame: &Frame) -> bool {
@@ -714,7 +739,6 @@ fn is_own_claim(port: &Interface, frame: &Frame) -> bool {
     if frame.claim == Address::UNSPECIFIED || port.owns(&frame.claim) {
         return true;
     }
-    frame.kind == FrameKind::Neighbour
-        && frame.claim.is_link_local_ipv6()
-        && (frame.claim == mac.link_local() || frame.claim == frame.packet.source)
+    // Of link-local addresses only the one that follows from the MAC is sure to be nobody else's.
+    frame.kind == FrameKind::Neighbour && frame.claim == mac.link_local()
 }

@@ -1,9 +1,10 @@
-//! Development commands of Portcullis: `setup`, `build`, `demo`, `test`, `vm` and `tidy`. The one engine behind the README's
-//! two commands and behind CI.
+//! Development commands of Portcullis: `setup`, `build`, `demo`, `test`, `fuzz`, `vm` and `tidy`. The one engine behind
+//! the README's two commands and behind CI.
 #![expect(clippy::print_stdout, reason = "what these commands have to say is for the terminal")]
 
 mod build;
 mod demo;
+mod fuzz;
 mod setup;
 mod test;
 mod tidy;
@@ -31,6 +32,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Run every test, also those that need root
     Test(test::Arguments),
+    /// Send hostile frames between namespaces and look who gets them, for as long as there is time
+    Fuzz(fuzz::Arguments),
     /// Run the tests that ask a kernel on older kernels of Debian, emulated
     Vm(vm::Arguments),
     /// Check the rules of the code base that no compiler knows
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Tidy => tidy::run(),
     };

@@ -320,13 +320,14 @@ fn the_ip_address_counts_not_the_mac() {
 #[test]
 fn malformed_frames_follow_the_mode_of_their_endpoint() {
     let short = ipv4().total_length(19).carrying(6, &allowed());
+    let strays = Ipv4::new(four(STRAY), four(API)).total_length(19).carrying(6, &allowed());
     let fragment = Ipv6::new(six(WATCH), six(API)).fragment(0, true).carrying(6, &allowed());
     let frame = |port, packet: &[u8]| Ethernet::new(mac(port), mac(WATCH)).ip(packet);
     Bench::start().check_all(&[
         Row::to(WATCH, "into an observed one", frame(WEB, &short)).by(WEB).observed(InvalidPacket),
         Row::from(WATCH, "from an observed one", frame(WATCH, &fragment)).observed(Fragment),
         // Refused where it would enter a covered endpoint.
-        Row::from(STRAY, "from an unmanaged one", frame(STRAY, &short)),
+        Row::from(STRAY, "from an unmanaged one", frame(STRAY, &strays)),
         Row::to(LONER, "into an unmanaged one", frame(STRAY, &short)).by(STRAY),
         Row::to(STRAY, "from a covered one into an unmanaged one", frame(WEB, &short))
             .by(WEB)

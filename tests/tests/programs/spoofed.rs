@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use agent_common::packet::ETHERTYPE_ARP;
 use agent_common::verdict::DropReason::{Fragment, InvalidPacket, SpoofedSource, UnsupportedProtocol};
 use integration_tests::packet::{
-    Arp, BROADCAST, Ethernet, HOP_BY_HOP, Ipv6, Mac, Payload, Tcp, icmp, ip, link_layer, neighbour,
+    Arp, BROADCAST, Ethernet, HOP_BY_HOP, Ipv4, Ipv6, Mac, Payload, Tcp, icmp, ip, link_layer, neighbour,
 };
 
 use crate::bench::{Bench, Row};
@@ -86,6 +86,55 @@ fn unmanaged_neighbours_of_covered_ones_are_checked_too() {
     ]);
 }
 
+/// What cannot be parsed of an unmanaged container's is left alone, unless the host or another container could parse it:
+/// each of the dropped ones changed the host's list of neighbours, and drew a covered container's traffic away.
+#[test]
+fn unmanaged_containers_hide_no_claim_in_what_cannot_be_parsed() {
+    let mut bench = Bench::start();
+    let (own, victim, gate) = (six(v6(STRAY)), six(v6(WEB)), six(gateway(BRIDGE_1, 1)));
+    let arp = Arp::request(mac(STRAY), four(v4(WEB)), four(gateway(BRIDGE_1, 0)));
+    let mut other_hardware = arp.bytes();
+    other_hardware[1] = 6;
+    let told = neighbour(ADVERTISEMENT, victim, &link_layer(2, mac(STRAY)));
+    let asked = neighbour(SOLICITATION, gate, &link_layer(1, mac(STRAY)));
+    let routed = icmp(133, 0, [0; 4], &link_layer(1, mac(STRAY)));
+    let ethernet = || Ethernet::new(mac(STRAY), BRIDGE_MAC);
+    let packet = |source, hops| Ipv6::new(source, gate).hop_limit(hops);
+    let mapped = four(v4(STRAY)).to_ipv6_mapped();
+    let refused = |name: &str, frame| Row::from(STRAY, name, frame).dropped(SpoofedSource).perhaps_told();
+    let left_alone = |name: &str, frame| Row::from(STRAY, name, frame);
+    bench.check_all(&[
+        refused("a tagged claim", ethernet().tag(0x8100, 0).carrying(ETHERTYPE_ARP, &arp.bytes())),
+        refused("a claim for other hardware", ethernet().carrying(ETHERTYPE_ARP, &other_hardware)),
+        refused("behind options", ethernet().ip(&packet(own, 255).destination_options().carrying(58, &told))),
+        refused(
+            "behind options, another's",
+            ethernet().ip(&packet(victim, 255).destination_options().carrying(58, &asked)),
+        ),
+        refused("from a mapped address", ethernet().ip(&packet(mapped, 255).carrying(58, &told))),
+        refused(
+            "a router solicitation of another's",
+            ethernet().ip(&packet(victim, 255).carrying(58, &routed)),
+        ),
+        refused("a redirect", ethernet().ip(&packet(own, 255).carrying(58, &icmp(137, 0, [0; 4], &[0; 32])))),
+        refused(
+            "another's fragment",
+            ethernet().ip(&Ipv4::new(four(v4(WEB)), four(gateway(BRIDGE_1, 0)))
+                .fragment(0, true)
+                .carrying(17, &[0; 16])),
+        ),
+        left_alone("its own router solicitation", ethernet().ip(&packet(own, 255).carrying(58, &routed))),
+        left_alone("an option", ethernet().ip(&packet(own, 64).destination_options().carrying(17, &[0; 16]))),
+        left_alone(
+            "a fragment",
+            ethernet().ip(&Ipv4::new(four(v4(STRAY)), four(gateway(BRIDGE_1, 0)))
+                .fragment(0, true)
+                .carrying(17, &[0; 16])),
+        ),
+        left_alone("another ethertype", ethernet().carrying(0x88b5, &[0; 46])),
+    ]);
+}
+
 #[test]
 fn arp_claims_the_ports_own_address() {
     let mut bench = Bench::start();
@@ -146,6 +195,8 @@ fn neighbour_messages_claim_the_ports_own_addresses() {
     let (own, other) = (six(v6(WEB)), six(v6(API)));
     let own_link: Ipv6Addr = LINK_LOCAL.parse().unwrap();
     let stable: Ipv6Addr = "fe80::1234:5678:9abc:def0".parse().unwrap();
+    let (gates, their_link): (Ipv6Addr, Ipv6Addr) =
+        ("fe80::1".parse().unwrap(), "fe80::ff:fe00:b".parse().unwrap());
     let none = Ipv6Addr::UNSPECIFIED;
     let row = |name: &str, source, payload: &[u8]| {
         Row::from(WEB, name, message(source, 255, payload)).perhaps_told()
@@ -158,14 +209,22 @@ fn neighbour_messages_claim_the_ports_own_addresses() {
         row("a solicitation", own, &ask(other, &my)),
         row("without an option", own, &ask(other, &[])),
         row("from the link-local address", own_link, &ask(other, &my)),
-        row("from a stable link-local address", stable, &ask(other, &my)),
+        // One that does not follow from the MAC could be anybody's: it would take the gateway's place for all others.
+        row("from the gateway's link-local address", gates, &ask(other, &my)).dropped(SpoofedSource),
+        row("from another's link-local address", their_link, &ask(other, &my)).dropped(SpoofedSource),
+        row("from a link-local address of unknown origin", stable, &ask(other, &my)).dropped(SpoofedSource),
         row("duplicate detection", none, &ask(own, &[])),
         row("duplicate detection with a nonce", none, &ask(own, &NONCE)),
         row("an advertisement", own, &tell(own, &my_target)),
         row("an advertisement without an option", own, &tell(own, &[])),
         row("of the link-local address", own_link, &tell(own_link, &my_target)),
         row("of a global one from the link-local one", own_link, &tell(own, &my_target)),
-        row("of a stable link-local address", stable, &tell(stable, &my_target)),
+        row("of the gateway's link-local address, from it", gates, &tell(gates, &my_target))
+            .dropped(SpoofedSource),
+        row("of another's link-local address, from it", their_link, &tell(their_link, &my_target))
+            .dropped(SpoofedSource),
+        row("of a link-local address of unknown origin", stable, &tell(stable, &my_target))
+            .dropped(SpoofedSource),
         row("from another's address", other, &ask(own, &my)).dropped(SpoofedSource),
         row("with another's MAC", own, &ask(other, &their)).dropped(SpoofedSource),
         row("an advertisement of another's address", own, &tell(other, &my_target)).dropped(SpoofedSource),
