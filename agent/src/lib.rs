@@ -8,6 +8,7 @@ pub mod datapath;
 pub mod diagnostics;
 pub mod events;
 pub mod http;
+pub mod interference;
 pub mod inventory;
 pub mod policy;
 pub mod reconcile;
@@ -16,3 +17,5 @@ pub mod sources;
 pub mod state;
 pub mod status;
 pub mod telemetry;
+
+mod netlink;

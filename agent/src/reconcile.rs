@@ -1,6 +1,7 @@
 //! The agent's loop: what is known of the host and what the policy says come in, the kernel's state goes out. One
 //! task owns the datapath; everything else reads the state that it publishes.
 
+mod guard;
 mod policies;
 mod publish;
 mod registry;
@@ -23,6 +24,7 @@ pub use self::{
 use crate::{
     config::Settings,
     datapath::{Datapath, DatapathError},
+    interference::Ledger,
     inventory::{self, snapshot::Snapshot},
     policy::{entries::Entries, resolve::ResolveError},
     service,
@@ -71,6 +73,8 @@ pub struct Reconciler {
     state: channel::Sender<Arc<AgentState>>,
     telemetry: Arc<Telemetry>,
     last_error: Option<String>,
+    /// What others did to what enforces.
+    ledger: Ledger,
     /// What the last pass complained of.
     complaints: BTreeSet<String>,
 }
@@ -111,6 +115,7 @@ impl Reconciler {
             state,
             telemetry,
             last_error: None,
+            ledger: Ledger::default(),
             complaints: BTreeSet::new(),
         }
     }
@@ -132,6 +137,7 @@ impl Reconciler {
                 return;
             }
             Event::Tick => {
+                self.guard();
                 self.collect_flows();
                 if !self.unfinished {
                     return;

@@ -15,6 +15,7 @@ use agent_common::{
 
 use super::{AgentState, AttachKind, InventorySource, InventoryState, Names, PortState, ReloadState};
 use crate::{
+    interference::Interference,
     inventory::snapshot::{Bridge, Endpoint, Interface, Port, Snapshot, Unenforceable},
     policy::entries::{Entries, IdentityInfo, PolicyInfo, ResolvedEndpoint, RuleEntryKey, RuleOrigin},
     telemetry::source::{CounterReading, MapUsage},
@@ -181,6 +182,7 @@ pub(crate) fn state() -> AgentState {
             error: None,
         },
         reload: ReloadState { successful: true, last_success: STARTED_AT, last_error: None },
+        interference: Interference::default(),
         ready: true,
         started_at: STARTED_AT,
     }

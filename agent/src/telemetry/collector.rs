@@ -25,6 +25,7 @@ use super::{
     zero::zero_series,
 };
 use crate::{
+    interference::{Fault, FaultState},
     policy::entries::Entries,
     state::{AgentState, EndpointState},
 };
@@ -188,11 +189,18 @@ fn state_families(state: &AgentState) -> Vec<MetricFamily> {
             [(vec![state.inventory.source.name()], u64::from(state.inventory.connected))],
         ),
         single(&names::READY, u64::from(state.ready)),
+        single(&names::ENFORCEMENT_INTACT, u64::from(state.interference.is_intact())),
+        by_fault(&names::ENFORCEMENT_FAULT, state, |fault| u64::from(fault.active)),
+        by_fault(&names::ENFORCEMENT_REPAIRS, state, |fault| fault.repairs),
         family(
             &names::BUILD_INFO,
             [(vec![env!("CARGO_PKG_VERSION"), BUILD_REVISION.unwrap_or("unknown")], 1)],
         ),
     ]
+}
+
+fn by_fault(metric: &Metric, state: &AgentState, value: fn(FaultState) -> u64) -> MetricFamily {
+    family(metric, Fault::ALL.map(|fault| (vec![fault.name()], value(state.interference.fault(fault)))))
 }
 
 fn single(metric: &Metric, value: u64) -> MetricFamily {
