@@ -1,7 +1,7 @@
 //! The running agent: sets its parts up in an order in which enforcement never waits for convenience, and takes
 //! them down without taking enforcement down.
 
-use std::{error::Error, io, sync::Arc};
+use std::{error::Error, io, path::PathBuf, sync::Arc};
 
 use agent_common::counter::DeniedKey;
 use tokio::{
@@ -10,7 +10,8 @@ use tokio::{
 };
 
 use crate::{
-    config::{Inventory, Settings},
+    backstop::{self, Backstop, BackstopError},
+    config::{self, Inventory, Settings},
     control::{self, BindError, ControlSocket},
     datapath::{Datapath, DatapathError, Options, counters::Counters, kernel, streams::Events},
     events::{self, EventPipeline, queue::EventQueue, recent::Recent, sink::Target},
@@ -37,6 +38,8 @@ pub enum StartError {
     #[error(transparent)]
     Datapath(#[from] DatapathError),
     #[error(transparent)]
+    Backstop(#[from] BackstopError),
+    #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
     Control(#[from] BindError),
@@ -61,6 +64,7 @@ impl StartError {
             Self::Listen(error) => error.hint(),
             Self::Control(error) => error.hint().map(|hint| hint.to_string()),
             Self::Datapath(error) => error.hint(),
+            Self::Backstop(error) => error.hint(),
             Self::Events { .. } => {
                 Some("`--events` takes `-`, `journald` or a file that can be written".to_owned())
             }
@@ -85,10 +89,15 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     options.via = settings.attach;
     options.diagnostics = settings.datapath_log;
     let mut datapath = Datapath::open(&options)?;
+    // Only now are the pins, and so the table, this agent's.
+    let backstop = open_backstop(&settings)?;
     log_programs(&mut datapath);
 
-    let counters: Arc<dyn CounterSource> =
-        Arc::new(KernelCounters { counters: datapath.counters()?, pipeline: pipeline.clone() });
+    let counters: Arc<dyn CounterSource> = Arc::new(KernelCounters {
+        counters: datapath.counters()?,
+        pipeline: pipeline.clone(),
+        pin_dir: backstop.is_some().then(|| settings.pin_dir.clone()),
+    });
     let (sender, state) = watch::channel(Arc::new(initial_state(&settings)));
     let telemetry = Arc::new(Telemetry::new(state.clone(), Arc::clone(&counters))?);
     let (stop_sender, stop) = watch::channel(false);
@@ -129,7 +138,7 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     listen_for_signals(reload_sender, stop_sender)?;
     tokio::spawn(service::ready(state.clone()));
 
-    let reconciler = Reconciler::new(datapath, policies, registry, sender, telemetry);
+    let reconciler = Reconciler::new(datapath, backstop, policies, registry, sender, telemetry);
     let reconciler = reconcile::run(reconciler, inventory.updates(), reloads, stop)
         .await
         .ok_or(StartError::InventoryEnded)?;
@@ -150,6 +159,17 @@ fn initial_state(settings: &Settings) -> AgentState {
         inventory: InventoryState { source, ..InventoryState::default() },
         ..AgentState::default()
     }
+}
+
+/// The backstop, if there is to be one; else what is left of an earlier one goes.
+fn open_backstop(settings: &Settings) -> Result<Option<Backstop>, BackstopError> {
+    if settings.backstop == config::Backstop::Nft {
+        return Backstop::open(settings).map(Some);
+    }
+    if backstop::remove(&settings.pin_dir, &settings.state_dir)? {
+        tracing::info!("the backstop of an earlier agent is removed");
+    }
+    Ok(None)
 }
 
 fn open_events(target: &str) -> Result<(EventPipeline, Arc<Recent>), StartError> {
@@ -183,6 +203,8 @@ fn log_programs(datapath: &mut Datapath) {
 struct KernelCounters {
     counters: Counters,
     pipeline: EventPipeline,
+    /// By which the backstop is known, if there is one.
+    pin_dir: Option<PathBuf>,
 }
 
 impl CounterSource for KernelCounters {
@@ -201,6 +223,7 @@ impl CounterSource for KernelCounters {
             totals: reading.totals,
             maps: maps.collect(),
             lost_in_agent: self.pipeline.lost(),
+            backstop_dropped: self.pin_dir.as_deref().and_then(backstop::dropped_packets).unwrap_or_default(),
         })
     }
 }

@@ -159,7 +159,10 @@ mod tests {
         let mut ledger = Ledger::default();
         assert!(ledger.report(1_000).is_intact());
         assert_eq!(ledger.take(vec![finding(Fault::Gone, true)], 1_000, 5).len(), 1);
-        assert_eq!(ledger.report(1_000 + VISIBLE - 1).fault(Fault::Gone), FaultState { active: true, repairs: 1 });
+        assert_eq!(
+            ledger.report(1_000 + VISIBLE - 1).fault(Fault::Gone),
+            FaultState { active: true, repairs: 1 }
+        );
         let later = ledger.report(1_000 + VISIBLE);
         assert_eq!(later.fault(Fault::Gone), FaultState { active: false, repairs: 1 });
         assert!(later.is_intact());

@@ -31,9 +31,13 @@ pub(crate) enum Ask {
 }
 
 /// Asks, and returns the payload of each answer. No protocol is that of routes.
-pub(crate) fn request(protocol: Option<Protocol>, kind: u16, ask: Ask, payload: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-    let socket =
-        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+pub(crate) fn request(
+    protocol: Option<Protocol>,
+    kind: u16,
+    ask: Ask,
+    payload: &[u8],
+) -> io::Result<Vec<Vec<u8>>> {
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
     let flags = NLM_F_REQUEST | if ask == Ask::All { NLM_F_DUMP } else { NLM_F_ACK };
     let length = u32::try_from(HEADER + payload.len()).map_err(io::Error::other)?;

@@ -22,6 +22,7 @@ pub use self::{
     watch::PolicyWatch,
 };
 use crate::{
+    backstop::{Backstop, BackstopError},
     config::Settings,
     datapath::{Datapath, DatapathError},
     interference::Ledger,
@@ -57,11 +58,14 @@ pub enum PassError {
     Registry(#[from] RegistryError),
     #[error(transparent)]
     Datapath(#[from] DatapathError),
+    #[error(transparent)]
+    Backstop(#[from] BackstopError),
 }
 
 /// The state of the loop.
 pub struct Reconciler {
     datapath: Datapath,
+    backstop: Option<Backstop>,
     policies: Policies,
     registry: Registry,
     update: Option<inventory::Update>,
@@ -99,6 +103,7 @@ impl Reconciler {
     #[must_use]
     pub fn new(
         datapath: Datapath,
+        backstop: Option<Backstop>,
         policies: Policies,
         registry: Registry,
         state: channel::Sender<Arc<AgentState>>,
@@ -106,6 +111,7 @@ impl Reconciler {
     ) -> Self {
         Self {
             datapath,
+            backstop,
             policies,
             registry,
             update: None,
@@ -208,7 +214,11 @@ impl Reconciler {
                 self.telemetry.observe_enforce_delay(update.seen.elapsed());
             }
         }
-        self.applied = Some((Arc::clone(&update.snapshot), Arc::new(entries)));
+        let entries = Arc::new(entries);
+        self.applied = Some((Arc::clone(&update.snapshot), Arc::clone(&entries)));
+        if let Some(backstop) = &mut self.backstop {
+            backstop.bring(&update.snapshot, &entries)?;
+        }
         Ok(())
     }
 

@@ -38,7 +38,8 @@ fn assert_intact(agent: &Daemon) {
     assert_eq!(agent.metric(INTACT, &[]).unwrap(), 1.0);
     for name in [FAULT, REPAIRS] {
         for reason in REASONS {
-            let sample = samples.iter().find(|sample| sample.name == name && sample.labels["reason"] == reason);
+            let sample =
+                samples.iter().find(|sample| sample.name == name && sample.labels["reason"] == reason);
             assert_eq!(sample.map(|sample| sample.value), Some(0.0), "{name} {reason}");
         }
     }
@@ -173,7 +174,8 @@ fn pins_removed_come_back() {
     fs::remove_dir_all(lab.pins()).unwrap();
     wait_for(&agent, since, "pin_missing", 2.0 + pinned.len() as f64);
     let (mut now, mut before) = (files_below(&lab.pins()), pinned);
-    (now.sort(), before.sort());
+    now.sort();
+    before.sort();
     assert_eq!(now, before);
     assert_enforced(&lab, &agent);
     // Still nobody else's: a second agent finds them in use.

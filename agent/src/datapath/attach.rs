@@ -191,9 +191,8 @@ fn attach_tcx(
     hook: Hook,
 ) -> Result<OwnedFd, AttachError> {
     let path = pins.link(port.ifindex, hook);
-    let open = |path: PathBuf| {
-        link::open(&path).map_err(|source| AttachError::Io { verb: "open", path, source })
-    };
+    let open =
+        |path: PathBuf| link::open(&path).map_err(|source| AttachError::Io { verb: "open", path, source });
     let failed = |source| AttachError::Program { program: hook.name(), interface: port.name.clone(), source };
     if let Some(link) = adopt(&path, port.ifindex)? {
         // The kernel exchanges the program atomically: there is no moment without one.
@@ -208,8 +207,11 @@ fn attach_tcx(
     let link = FdLink::try_from(link).map_err(|source| AttachError::Link { path: path.clone(), source })?;
     let link = link.pin(&path).map_err(|source| AttachError::Pin { path: path.clone(), source })?;
     // aya attaches by name; a rename in between would have put the program onto another interface.
-    let linked = link::ifindex(&path)
-        .map_err(|source| AttachError::Io { verb: "look at", path: path.clone(), source })?;
+    let linked = link::ifindex(&path).map_err(|source| AttachError::Io {
+        verb: "look at",
+        path: path.clone(),
+        source,
+    })?;
     if linked == Some(port.ifindex) {
         return open(path);
     }
@@ -278,8 +280,11 @@ pub(super) fn move_filter_to_front(
     };
     // An agent that was killed may have left one.
     drop(filter(HANDLE_ASIDE)?.detach());
-    let options =
-        TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE_ASIDE.into(), classid: None });
+    let options = TcAttachOptions::Netlink(NlOptions {
+        priority: PRIORITY,
+        handle: HANDLE_ASIDE.into(),
+        classid: None,
+    });
     let aside = program.attach_with_options(&port.name, kind, options).map_err(failed)?;
     filter(HANDLE)?.detach().map_err(failed)?;
     attach_clsact(program, port, hook)?;

@@ -79,11 +79,7 @@ pub(super) fn info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 }
 
 /// Attaches a program ahead of every other on that hook.
-pub(super) fn create_first(
-    program: BorrowedFd<'_>,
-    ifindex: u32,
-    attach_type: u32,
-) -> io::Result<OwnedFd> {
+pub(super) fn create_first(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attributes {
         program: u32,

@@ -165,7 +165,8 @@ impl Pins {
         let mut removed = 0;
         let mut first_error = None;
         let links = self.pinned_links()?;
-        let links = links.into_iter().map(|(ifindex, hook)| self.link(ifindex, hook)).chain(self.pins_aside());
+        let links =
+            links.into_iter().map(|(ifindex, hook)| self.link(ifindex, hook)).chain(self.pins_aside());
         // Links first: a program without its maps' pins still has its maps.
         for path in links.chain(maps::NAMES.map(|name| self.map(name))) {
             // Somebody else may have a link open, which would keep it alive without its pin.

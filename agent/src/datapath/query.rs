@@ -89,7 +89,12 @@ pub(super) fn tcx(ifindex: u32, hook: TcAttachType) -> io::Result<Vec<Attached>>
         Err(error) => return Err(error),
     }
     let count = MOST.min(usize::try_from(attributes.count).unwrap_or(MOST));
-    Ok(programs.into_iter().zip(links).take(count).map(|(program, link)| Attached { program, link }).collect())
+    Ok(programs
+        .into_iter()
+        .zip(links)
+        .take(count)
+        .map(|(program, link)| Attached { program, link })
+        .collect())
 }
 
 /// The filters of clsact that packets meet first of all, those of chain 0. Empty without the qdisc.
@@ -137,7 +142,8 @@ mod tests {
 
     fn message(chain: u32, options: &[u8]) -> Vec<u8> {
         let header = [0, 7, 0x706f_7274, TC_EGRESS, 1 << 16 | 0x300].map(u32::to_ne_bytes).concat();
-        [header, attribute(1, b"bpf\0"), attribute(TCA_CHAIN, &chain.to_ne_bytes()), options.to_vec()].concat()
+        [header, attribute(1, b"bpf\0"), attribute(TCA_CHAIN, &chain.to_ne_bytes()), options.to_vec()]
+            .concat()
     }
 
     #[test]

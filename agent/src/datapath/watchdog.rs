@@ -250,7 +250,8 @@ fn judge_filters(filters: &[Filter], program: u32) -> Option<(Fault, String)> {
     }
     let Filter { priority, handle, program } = filters[0];
     (at > 0).then(|| {
-        let found = format!("filter {handle:#x} with priority {priority} and program {program} runs before it");
+        let found =
+            format!("filter {handle:#x} with priority {priority} and program {program} runs before it");
         (Fault::Shadowed, found)
     })
 }

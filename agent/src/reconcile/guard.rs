@@ -1,12 +1,13 @@
 //! The second half of enforcing: seeing to it that what was put into the kernel is still there.
 
 use super::{Reconciler, boot_time};
-use crate::{interference::Incident, status::unix_seconds};
+use crate::{backstop::Backstop, interference::Incident, status::unix_seconds};
 
 impl Reconciler {
     /// Looks whether somebody interfered, repairs, and says so.
     pub(super) fn guard(&mut self) {
-        let findings = self.datapath.watch();
+        let mut findings = self.datapath.watch();
+        findings.extend(self.backstop.as_mut().map(Backstop::watch).unwrap_or_default());
         let now = boot_time() / 1_000_000_000;
         for incident in self.ledger.take(findings, now, unix_seconds()) {
             tell(&incident);

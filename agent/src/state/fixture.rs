@@ -242,6 +242,7 @@ pub(crate) fn reading() -> CounterReading {
         denied: vec![(denied_key(), DeniedCount { packets: 21, attempts: 7 })],
         maps: vec![MapUsage { name: "DENIED", entries: 1, capacity: 16_384 }],
         lost_in_agent: 2,
+        backstop_dropped: 5,
         ..CounterReading::default()
     };
     reading.totals[Total::ForwardedToEndpoint as usize] = 1_000;

@@ -49,6 +49,8 @@ struct Counted {
     sums: [u64; TOTALS as usize],
     lost_in_agent: Total,
     events_lost: u64,
+    backstop_dropped: Total,
+    backstop_dropped_sum: u64,
     read_errors: u64,
     /// The last reading failed.
     failing: bool,
@@ -125,6 +127,7 @@ impl Counted {
         self.denied.update(&reading.denied, reading.totals[Index::DeniedUnlabelled as usize], state);
         self.events_lost =
             self.sums[Index::EventsLost as usize] + self.lost_in_agent.update(reading.lost_in_agent);
+        self.backstop_dropped_sum = self.backstop_dropped.update(reading.backstop_dropped);
         self.maps = reading.maps;
     }
 
@@ -148,6 +151,7 @@ impl Counted {
             denied(&names::DENIED_PACKETS, |count| count.packets),
             by_hook(&names::FORWARDED_PACKETS, Index::ForwardedToEndpoint, Index::ForwardedFromEndpoint),
             by_hook(&names::DROPPED_PACKETS, Index::DroppedToEndpoint, Index::DroppedFromEndpoint),
+            single(&names::BACKSTOP_DROPPED, self.backstop_dropped_sum),
             single(&names::EVENTS_LOST, self.events_lost),
             single(&names::EVENTS_SUPPRESSED, sum(Index::EventsSuppressed)),
             single(&names::SCRAPE_ERRORS, self.read_errors),

@@ -62,6 +62,11 @@ pub const DROPPED_PACKETS: Metric = counter(
     &["hook"],
     "Packets that were dropped; with the forwarded ones, all that came in.",
 );
+pub const BACKSTOP_DROPPED: Metric = counter(
+    "portcullis_backstop_dropped_packets_total",
+    &[],
+    "Packets between two ports that the backstop dropped, because no program had seen them; 0 without `backstop: nft`.",
+);
 pub const EVENTS_LOST: Metric = counter(
     "portcullis_events_lost_total",
     &[],
@@ -134,11 +139,12 @@ pub const BUILD_INFO: Metric =
     gauge("portcullis_build_info", &["version", "revision"], "The running build, always 1.");
 
 /// Every metric, in the order of the documentation.
-pub const ALL: [Metric; 21] = [
+pub const ALL: [Metric; 22] = [
     DENIED_ATTEMPTS,
     DENIED_PACKETS,
     FORWARDED_PACKETS,
     DROPPED_PACKETS,
+    BACKSTOP_DROPPED,
     EVENTS_LOST,
     EVENTS_SUPPRESSED,
     ENDPOINTS,
