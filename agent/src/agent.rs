@@ -166,8 +166,11 @@ fn open_backstop(settings: &Settings) -> Result<Option<Backstop>, BackstopError>
     if settings.backstop == config::Backstop::Nft {
         return Backstop::open(settings).map(Some);
     }
-    if backstop::remove(&settings.pin_dir, &settings.state_dir)? {
-        tracing::info!("the backstop of an earlier agent is removed");
+    match backstop::remove(&settings.pin_dir, &settings.state_dir) {
+        Ok(true) => tracing::info!("the backstop of an earlier agent is removed"),
+        Ok(false) => {}
+        // It is stricter than this agent was told to be, which is no reason to enforce nothing.
+        Err(error) => tracing::warn!(error = %reconcile::Chain(&error), "an earlier backstop stays in force"),
     }
     Ok(None)
 }

@@ -35,7 +35,7 @@ const ATTEMPTS: usize = 5;
 pub enum BackstopError {
     #[error("`backstop: nft` needs the program `nft`, which was not found")]
     NoProgram,
-    #[error("the kernel does not take the backstop: {why}")]
+    #[error("nftables does not take the backstop: {why}")]
     Refused { why: String },
     #[error("failed to install the backstop: {why}")]
     Install { why: String },
@@ -52,8 +52,8 @@ impl BackstopError {
         let hint = match self {
             Self::NoProgram => "install it (package `nftables`), or start with `--backstop off`",
             Self::Refused { .. } => {
-                "it needs a kernel with nftables for bridges (CONFIG_NF_TABLES_BRIDGE) and CAP_NET_ADMIN; \
-                 or start with `--backstop off`"
+                "it needs a kernel with nftables for bridges (CONFIG_NF_TABLES_BRIDGE) and an `nft` that speaks \
+                 JSON; or start with `--backstop off`"
             }
             Self::Remove { .. } => "remove it by hand: `nft delete table bridge …`",
             Self::Install { .. } | Self::Io { .. } => return None,
@@ -104,6 +104,7 @@ impl Backstop {
                  two ports that the agent has not seen yet exchange nothing, on other bridges too"
             );
         }
+        nft.check_json().map_err(|why| BackstopError::Refused { why })?;
         let mut backstop = Self { nft, file, ruleset, installed: None };
         if let Some(names) = names {
             backstop.ruleset.names = names;

@@ -51,6 +51,11 @@ impl Nft {
         self.call(&["-c", "-f", "-"], script).map(drop)
     }
 
+    /// Whether it can list in JSON, which is left out of some builds.
+    pub(super) fn check_json(&self) -> Result<(), String> {
+        self.call(&["-j", "list", "tables"], "").map(drop)
+    }
+
     /// Everything in a table; `None` if there is no such table.
     pub(super) fn list(&self, table: &str) -> Result<Option<Value>, String> {
         if !exists(table) {

@@ -88,7 +88,8 @@ flush set bridge {table} names
 "
         );
         let rules: &[&str] = match by {
-            By::Bridge => &["meta ibrname @names meta mark & STAMP == 0 counter name dropped drop"],
+            // The mark first: what is stamped, which is nearly everything, pays for no look into the set.
+            By::Bridge => &["meta mark & STAMP == 0 meta ibrname @names counter name dropped drop"],
             By::Elsewhere => &[
                 "meta mark & STAMP != 0 accept",
                 "iifname @names accept",
