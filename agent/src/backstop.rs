@@ -85,8 +85,8 @@ impl Backstop {
     pub fn open(settings: &Settings) -> Result<Self, BackstopError> {
         let nft = Nft::find().ok_or(BackstopError::NoProgram)?;
         let file = settings.state_dir.join(FILE);
-        let names = match fs::read_to_string(&file) {
-            Ok(script) => Some(ruleset::names_in(&script)),
+        let script = match fs::read_to_string(&file) {
+            Ok(script) => Some(script),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(source) => return Err(BackstopError::Io { verb: "read", path: file, source }),
         };
@@ -106,8 +106,9 @@ impl Backstop {
         }
         nft.check_json().map_err(|why| BackstopError::Refused { why })?;
         let mut backstop = Self { nft, file, ruleset, installed: None };
-        if let Some(names) = names {
-            backstop.ruleset.names = names;
+        // From before another kernel was booted, names may mean the opposite.
+        if let Some(script) = script.filter(|script| ruleset::is_by(script, backstop.ruleset.by)) {
+            backstop.ruleset.names = ruleset::names_in(&script);
             backstop.install(false)?;
         }
         Ok(backstop)
@@ -119,7 +120,7 @@ impl Backstop {
             self.installed = None;
             return remove_from(&self.ruleset.table, &self.file).map(drop);
         };
-        if self.installed.is_some() && self.ruleset.names == names {
+        if self.installed.is_some() && self.ruleset.names == names && self.file.exists() {
             return Ok(());
         }
         self.ruleset.names = names;

@@ -52,7 +52,8 @@ impl Pair {
 
     fn connects(&self) -> bool {
         let address = self.listener.local_addr().unwrap();
-        let limit = Duration::from_millis(700);
+        // What opens takes a few milliseconds.
+        let limit = Duration::from_millis(400);
         within(&self.from.path(), move || TcpStream::connect_timeout(&address, limit)).unwrap().is_ok()
     }
 }

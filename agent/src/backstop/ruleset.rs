@@ -125,6 +125,12 @@ fn is_plain(name: &str) -> bool {
     name.len() < 16 && name.chars().all(|letter| letter.is_ascii_alphanumeric() || ".-_@:".contains(letter))
 }
 
+/// Whether a script tells bridges apart in this way.
+#[must_use]
+pub(super) fn is_by(script: &str, by: By) -> bool {
+    script.contains("ibrname") == (by == By::Bridge)
+}
+
 /// The names that a script puts into the set.
 #[must_use]
 pub(super) fn names_in(script: &str) -> BTreeSet<String> {
@@ -178,6 +184,7 @@ mod tests {
     fn a_script_gives_its_names_back() {
         let ruleset = ruleset(By::Bridge, &["docker0", "br-0123456789ab"]);
         assert_eq!(names_in(&ruleset.script()), ruleset.names);
+        assert!(is_by(&ruleset.script(), By::Bridge) && !is_by(&ruleset.script(), By::Elsewhere));
     }
 
     #[test]
