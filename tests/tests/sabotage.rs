@@ -115,7 +115,7 @@ fn a_program_that_gets_before_ours_loses_its_place() {
     agent.stop().unwrap();
     let agent = lab.run(&[]).unwrap();
     assert_eq!(files_below(&lab.pins().join("v1/links")).len(), 8);
-    std::thread::sleep(NOTICED_WITHIN * 3 / 4);
+    std::thread::sleep(NOTICED_WITHIN * 5 / 8);
     assert_intact(&agent);
     assert!(!lab.reaches("web", "db", 5432).unwrap());
 }
@@ -133,7 +133,7 @@ fn whoever_insists_is_reported_and_not_fought_for_ever() {
     theirs.push(get_before(&lab, Way::Egress, NEXT));
     wait_until_logged(&agent, "given up after 3 moves");
     // Time enough to fight on, or to say it again.
-    std::thread::sleep(NOTICED_WITHIN * 3 / 4);
+    std::thread::sleep(NOTICED_WITHIN * 5 / 8);
     assert_eq!(agent.metric(REPAIRS, &[("reason", "shadowed")]).unwrap(), 3.0, "{}", agent.log());
     assert_eq!(agent.logged("given up after 3 moves"), 1, "{}", agent.log());
     assert_enforced(&lab, &agent);
