@@ -1,7 +1,7 @@
 //! The running agent: sets its parts up in an order in which enforcement never waits for convenience, and takes
 //! them down without taking enforcement down.
 
-use std::{error::Error, io, sync::Arc};
+use std::{error::Error, io, path::PathBuf, sync::Arc};
 
 use agent_common::counter::DeniedKey;
 use tokio::{
@@ -10,7 +10,8 @@ use tokio::{
 };
 
 use crate::{
-    config::{Inventory, Settings},
+    backstop::{self, Backstop, BackstopError},
+    config::{self, Inventory, Settings},
     control::{self, BindError, ControlSocket},
     datapath::{Datapath, DatapathError, Options, counters::Counters, kernel, streams::Events},
     events::{self, EventPipeline, queue::EventQueue, recent::Recent, sink::Target},
@@ -38,6 +39,8 @@ pub enum StartError {
     #[error(transparent)]
     Datapath(#[from] DatapathError),
     #[error(transparent)]
+    Backstop(#[from] BackstopError),
+    #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
     Control(#[from] BindError),
@@ -62,6 +65,7 @@ impl StartError {
             Self::Listen(error) => error.hint(),
             Self::Control(error) => error.hint().map(|hint| hint.to_string()),
             Self::Datapath(error) => error.hint(),
+            Self::Backstop(error) => error.hint(),
             Self::Events { .. } => {
                 Some("`--events` takes `-`, `journald` or a file that can be written".to_owned())
             }
@@ -88,10 +92,15 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     options.uplinks = settings.uplinks.iter().map(|pattern| Glob::new(pattern)).collect();
     options.adopt = settings.adopt;
     let mut datapath = Datapath::open(&options)?;
+    // Only now are the pins, and so the table, this agent's.
+    let backstop = open_backstop(&settings)?;
     log_programs(&mut datapath);
 
-    let counters: Arc<dyn CounterSource> =
-        Arc::new(KernelCounters { counters: datapath.counters()?, pipeline: pipeline.clone() });
+    let counters: Arc<dyn CounterSource> = Arc::new(KernelCounters {
+        counters: datapath.counters()?,
+        pipeline: pipeline.clone(),
+        pin_dir: backstop.is_some().then(|| settings.pin_dir.clone()),
+    });
     let (sender, state) = watch::channel(Arc::new(initial_state(&settings)));
     let telemetry = Arc::new(Telemetry::new(state.clone(), Arc::clone(&counters))?);
     let (stop_sender, stop) = watch::channel(false);
@@ -132,7 +141,7 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     listen_for_signals(reload_sender, stop_sender)?;
     tokio::spawn(service::ready(state.clone()));
 
-    let reconciler = Reconciler::new(datapath, policies, registry, sender, telemetry);
+    let reconciler = Reconciler::new(datapath, backstop, policies, registry, sender, telemetry);
     let reconciler = reconcile::run(reconciler, inventory.updates(), reloads, stop)
         .await
         .ok_or(StartError::InventoryEnded)?;
@@ -153,6 +162,20 @@ fn initial_state(settings: &Settings) -> AgentState {
         inventory: InventoryState { source, ..InventoryState::default() },
         ..AgentState::default()
     }
+}
+
+/// The backstop, if there is to be one; else what is left of an earlier one goes.
+fn open_backstop(settings: &Settings) -> Result<Option<Backstop>, BackstopError> {
+    if settings.backstop == config::Backstop::Nft {
+        return Backstop::open(settings).map(Some);
+    }
+    match backstop::remove(&settings.pin_dir, &settings.state_dir) {
+        Ok(true) => tracing::info!("the backstop of an earlier agent is removed"),
+        Ok(false) => {}
+        // It is stricter than this agent was told to be, which is no reason to enforce nothing.
+        Err(error) => tracing::warn!(error = %reconcile::Chain(&error), "an earlier backstop stays in force"),
+    }
+    Ok(None)
 }
 
 fn open_events(target: &str) -> Result<(EventPipeline, Arc<Recent>), StartError> {
@@ -186,6 +209,8 @@ fn log_programs(datapath: &mut Datapath) {
 struct KernelCounters {
     counters: Counters,
     pipeline: EventPipeline,
+    /// By which the backstop is known, if there is one.
+    pin_dir: Option<PathBuf>,
 }
 
 impl CounterSource for KernelCounters {
@@ -204,6 +229,7 @@ impl CounterSource for KernelCounters {
             totals: reading.totals,
             maps: maps.collect(),
             lost_in_agent: self.pipeline.lost(),
+            backstop_dropped: self.pin_dir.as_deref().and_then(backstop::dropped_packets).unwrap_or_default(),
         })
     }
 }

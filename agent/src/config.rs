@@ -8,6 +8,7 @@ use std::{
 };
 
 use agent_common::config::{DEFAULT_MARK_MASK, Timeouts};
+use clap::ValueEnum;
 use serde::Deserialize;
 
 use crate::{
@@ -38,6 +39,8 @@ pub struct File {
     pub attach: Option<Via>,
     /// Whether the kernel programs log what they do, at level `debug`.
     pub datapath_log: Option<bool>,
+    /// What holds where ports have no program.
+    pub backstop: Option<Backstop>,
     pub timeouts: Option<TimeoutSettings>,
     /// Names, globs allowed, of the interfaces whose packets to published ports are judged where they come in; by
     /// default all.
@@ -57,6 +60,17 @@ pub struct TimeoutSettings {
     pub udp_opening: Option<u32>,
     pub udp_established: Option<u32>,
     pub icmp: Option<u32>,
+}
+
+/// What holds back frames between two ports that both have no program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Backstop {
+    /// Nothing.
+    #[default]
+    Off,
+    /// A chain of nftables.
+    Nft,
 }
 
 /// Where containers are learnt from.
@@ -80,6 +94,7 @@ pub struct Settings {
     pub mark_mask: u32,
     pub attach: Option<Via>,
     pub datapath_log: bool,
+    pub backstop: Backstop,
     pub timeouts: Timeouts,
     pub uplinks: Vec<String>,
     pub adopt: Duration,
@@ -132,6 +147,7 @@ impl File {
             mark_mask: self.mark_mask.or(other.mark_mask),
             attach: self.attach.or(other.attach),
             datapath_log: self.datapath_log.or(other.datapath_log),
+            backstop: self.backstop.or(other.backstop),
             timeouts: self.timeouts.or(other.timeouts),
             uplinks: self.uplinks.or(other.uplinks),
             adopt: self.adopt.or(other.adopt),
@@ -160,6 +176,7 @@ impl File {
             datapath_log: self.datapath_log.unwrap_or(false),
             uplinks: self.uplinks.unwrap_or_else(|| vec!["*".to_owned()]),
             adopt: self.adopt.map_or(DEFAULT_ADOPT, |seconds| Duration::from_secs(seconds.into())),
+            backstop: self.backstop.unwrap_or_default(),
             timeouts: Timeouts {
                 tcp_opening: timeouts.tcp_opening.unwrap_or(default.tcp_opening),
                 tcp_established: timeouts.tcp_established.unwrap_or(default.tcp_established),
@@ -208,6 +225,15 @@ mod tests {
         assert_eq!(settings.timeouts.udp_opening, 5);
         assert_eq!(settings.timeouts.tcp_closing, Timeouts::DEFAULT.tcp_closing);
         assert_eq!(settings.inventory, Inventory::Docker { url: None });
+    }
+
+    #[test]
+    fn the_backstop_is_off_unless_somebody_wants_it() {
+        let backstop = |text| parse(text).map(|file| file.complete().backstop);
+        assert_eq!(backstop("profile: production\n"), Ok(Backstop::Off));
+        assert_eq!(backstop("backstop: off\n"), Ok(Backstop::Off));
+        assert_eq!(backstop("backstop: nft\n"), Ok(Backstop::Nft));
+        assert!(backstop("backstop: iptables\n").is_err());
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub mod plan;
 pub mod streams;
 
 mod link;
+mod query;
+mod watchdog;
 mod writer;
 
 pub use writer::{DEFAULT_ADOPT, Datapath, DatapathError, Options};

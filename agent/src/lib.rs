@@ -1,6 +1,7 @@
 //! The Portcullis agent. The modules below are its rooms; ARCHITECTURE.md is the map.
 
 pub mod agent;
+pub mod backstop;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -8,6 +9,7 @@ pub mod datapath;
 pub mod diagnostics;
 pub mod events;
 pub mod http;
+pub mod interference;
 pub mod inventory;
 pub mod policy;
 pub mod reconcile;
@@ -16,3 +18,5 @@ pub mod sources;
 pub mod state;
 pub mod status;
 pub mod telemetry;
+
+mod netlink;

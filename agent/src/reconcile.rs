@@ -1,6 +1,7 @@
 //! The agent's loop: what is known of the host and what the policy says come in, the kernel's state goes out. One
 //! task owns the datapath; everything else reads the state that it publishes.
 
+mod guard;
 mod policies;
 mod publish;
 mod registry;
@@ -21,8 +22,10 @@ pub use self::{
     watch::PolicyWatch,
 };
 use crate::{
+    backstop::{Backstop, BackstopError},
     config::Settings,
     datapath::{Datapath, DatapathError},
+    interference::Ledger,
     inventory::{self, snapshot::Snapshot},
     policy::{entries::Entries, resolve::ResolveError},
     service,
@@ -55,11 +58,14 @@ pub enum PassError {
     Registry(#[from] RegistryError),
     #[error(transparent)]
     Datapath(#[from] DatapathError),
+    #[error(transparent)]
+    Backstop(#[from] BackstopError),
 }
 
 /// The state of the loop.
 pub struct Reconciler {
     datapath: Datapath,
+    backstop: Option<Backstop>,
     policies: Policies,
     registry: Registry,
     update: Option<inventory::Update>,
@@ -71,6 +77,8 @@ pub struct Reconciler {
     state: channel::Sender<Arc<AgentState>>,
     telemetry: Arc<Telemetry>,
     last_error: Option<String>,
+    /// What others did to what enforces.
+    ledger: Ledger,
     /// What the last pass complained of.
     complaints: BTreeSet<String>,
 }
@@ -95,6 +103,7 @@ impl Reconciler {
     #[must_use]
     pub fn new(
         datapath: Datapath,
+        backstop: Option<Backstop>,
         policies: Policies,
         registry: Registry,
         state: channel::Sender<Arc<AgentState>>,
@@ -102,6 +111,7 @@ impl Reconciler {
     ) -> Self {
         Self {
             datapath,
+            backstop,
             policies,
             registry,
             update: None,
@@ -111,6 +121,7 @@ impl Reconciler {
             state,
             telemetry,
             last_error: None,
+            ledger: Ledger::default(),
             complaints: BTreeSet::new(),
         }
     }
@@ -132,6 +143,7 @@ impl Reconciler {
                 return;
             }
             Event::Tick => {
+                self.guard();
                 self.collect_flows();
                 if !self.unfinished {
                     return;
@@ -202,7 +214,11 @@ impl Reconciler {
                 self.telemetry.observe_enforce_delay(update.seen.elapsed());
             }
         }
-        self.applied = Some((Arc::clone(&update.snapshot), Arc::new(entries)));
+        let entries = Arc::new(entries);
+        self.applied = Some((Arc::clone(&update.snapshot), Arc::clone(&entries)));
+        if let Some(backstop) = &mut self.backstop {
+            backstop.bring(&update.snapshot, &entries)?;
+        }
         Ok(())
     }
 

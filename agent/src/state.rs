@@ -7,6 +7,7 @@ use agent_common::{decision::PartyKind, verdict::Mode};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    interference::Interference,
     inventory::{
         identity::IdentityRegistry,
         snapshot::{Endpoint, Snapshot},
@@ -28,6 +29,8 @@ pub struct AgentState {
     pub ports: BTreeMap<u32, PortState>,
     pub inventory: InventoryState,
     pub reload: ReloadState,
+    /// What others did to what enforces.
+    pub interference: Interference,
     /// Whether everything that was found is enforced.
     pub ready: bool,
     /// Seconds since 1970.

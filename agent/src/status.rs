@@ -5,7 +5,7 @@ mod counters;
 pub mod text;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::counters::{CounterStatus, DeniedStatus, MapStatus};
 use crate::{
+    interference::{Fault, FaultState, Incident, Interference},
     inventory::snapshot::Endpoint,
     policy::entries::ResolvedEndpoint,
     state::{AgentState, AttachKind, EndpointState, InventoryState, ReloadState},
@@ -41,6 +42,7 @@ pub struct Status {
     pub uptime_seconds: u64,
     pub inventory: InventoryState,
     pub reload: ReloadState,
+    pub enforcement: EnforcementStatus,
     pub policies: Vec<PolicyStatus>,
     pub bridges: Vec<BridgeStatus>,
     pub ports: Vec<PortStatus>,
@@ -53,6 +55,16 @@ pub struct Status {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counters: Option<CounterStatus>,
     pub maps: Vec<MapStatus>,
+}
+
+/// Whether what enforces is as the agent made it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnforcementStatus {
+    pub intact: bool,
+    /// By kind.
+    pub faults: BTreeMap<Fault, FaultState>,
+    /// What others did to it, oldest first.
+    pub incidents: Vec<Incident>,
 }
 
 /// A policy in force.
@@ -153,6 +165,7 @@ impl Status {
             uptime_seconds: now.saturating_sub(state.started_at),
             inventory: state.inventory.clone(),
             reload: state.reload.clone(),
+            enforcement: EnforcementStatus::new(&state.interference),
             policies: policies(state),
             bridges: bridges(state),
             ports: ports(state),
@@ -165,6 +178,16 @@ impl Status {
             unnamed: unnamed(state),
             counters: reading.map(CounterStatus::new),
             maps: reading.map(MapStatus::all).unwrap_or_default(),
+        }
+    }
+}
+
+impl EnforcementStatus {
+    fn new(interference: &Interference) -> Self {
+        Self {
+            intact: interference.is_intact(),
+            faults: Fault::ALL.map(|fault| (fault, interference.fault(fault))).into(),
+            incidents: interference.incidents.clone(),
         }
     }
 }

@@ -2,6 +2,8 @@
 //! matrix. The labs themselves are in the `lab` crate, but for the small one that only these tests use.
 
 pub mod daemon;
+pub mod flood;
+pub mod sabotage;
 pub mod small_lab;
 
 pub mod bpffs;

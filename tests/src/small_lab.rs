@@ -262,6 +262,7 @@ impl SmallLab {
     pub fn detach(&self) -> Result<Refusal> {
         let mut command = self.host.command(&self.binary);
         command.arg("detach").arg("--pin-dir").arg(self.pins());
+        command.arg("--state-dir").arg(self.path().join("state"));
         command.arg("--control").arg(self.path().join("control.sock"));
         Refusal::of(&mut command)
     }

@@ -95,17 +95,17 @@ impl Watch {
 }
 
 /// One instruction: code, destination and source register, offset, number.
-type Instruction = (u8, u8, u8, i16, i32);
+pub(crate) type Instruction = (u8, u8, u8, i16, i32);
 
 const MOVE: u8 = 0xbf;
-const MOVE_NUMBER: u8 = 0xb7;
+pub(crate) const MOVE_NUMBER: u8 = 0xb7;
 const MOVE_NUMBER_32: u8 = 0xb4;
 const ADD_NUMBER: u8 = 0x07;
 const LOAD_32: u8 = 0x61;
 const STORE_32: u8 = 0x63;
 const LOAD_WIDE: u8 = 0x18;
 const CALL: u8 = 0x85;
-const EXIT: u8 = 0x95;
+pub(crate) const EXIT: u8 = 0x95;
 const UPDATE: i32 = 2;
 
 fn noting(map: i32) -> Vec<Instruction> {
@@ -138,7 +138,7 @@ fn marking(mark: u32) -> Vec<Instruction> {
 const GO_ON: [Instruction; 2] = [(MOVE_NUMBER, 0, 0, 0, -1), (EXIT, 0, 0, 0, 0)];
 
 /// bpf(2), as far as these programs need it: the loader wants objects, not instructions.
-mod bpf {
+pub(crate) mod bpf {
     use super::{AsRawFd, FromRawFd, Instruction, OwnedFd, Path, Result, io};
     use anyhow::Context;
     use std::ffi::CString;
@@ -150,19 +150,19 @@ mod bpf {
     const HASH: u32 = 1;
     const SCHED_CLS: u32 = 3;
 
-    fn call(command: libc::c_long, attributes: &[u64]) -> io::Result<i32> {
+    pub(crate) fn call(command: libc::c_long, attributes: &[u64]) -> io::Result<i32> {
         // SAFETY: the attributes, and what they point to, live until the call returns; their size is told.
         let result =
             unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes)) };
         i32::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)
     }
 
-    fn owned(result: io::Result<i32>) -> io::Result<OwnedFd> {
+    pub(crate) fn owned(result: io::Result<i32>) -> io::Result<OwnedFd> {
         // SAFETY: the call has just made this descriptor, and nobody else knows it.
         result.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
-    fn pair(low: u32, high: u32) -> u64 {
+    pub(crate) fn pair(low: u32, high: u32) -> u64 {
         u64::from(low) | u64::from(high) << 32
     }
 
@@ -170,7 +170,7 @@ mod bpf {
         owned(call(MAP_CREATE, &[pair(HASH, key), pair(value, entries)])).context("failed to make a map")
     }
 
-    pub(super) fn classifier(program: &[Instruction]) -> Result<OwnedFd> {
+    pub(crate) fn classifier(program: &[Instruction]) -> Result<OwnedFd> {
         let words: Vec<u64> = program
             .iter()
             .map(|&(code, to, from, offset, number)| {
@@ -188,7 +188,7 @@ mod bpf {
         .context("failed to load a program")
     }
 
-    pub(super) fn pin(object: &OwnedFd, path: &Path) -> Result<()> {
+    pub(crate) fn pin(object: &OwnedFd, path: &Path) -> Result<()> {
         let path = CString::new(path.as_os_str().as_bytes())?;
         call(OBJ_PIN, &[path.as_ptr() as u64, u64::from(object.as_raw_fd().cast_unsigned())])
             .context("failed to pin")?;

@@ -3,70 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
 use std::fs;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use integration_tests::ATTEMPTS;
 use integration_tests::daemon::{Daemon, files_below};
-use integration_tests::small_lab::{CLOSED_UDP, SmallLab, answers};
+use integration_tests::flood::Flood;
+use integration_tests::small_lab::{SmallLab, answers};
 use lab::observed::{Sample, sum};
 
 const RESTARTS: usize = 20;
 const CLSACT: &str = "attach: clsact\n";
-
-/// Sends datagrams that nobody may receive for as long as it lives.
-struct Flood {
-    ended: Arc<AtomicBool>,
-    sent: Arc<AtomicU64>,
-    threads: Vec<std::thread::JoinHandle<()>>,
-}
-
-impl Flood {
-    fn start(lab: &SmallLab) -> Self {
-        let (ended, sent) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-        let target = SocketAddr::new(lab.address("db").unwrap(), CLOSED_UDP);
-        let threads = ["web", "stray"]
-            .into_iter()
-            .map(|from| {
-                let socket = lab.datagram_socket(from).unwrap();
-                let (ended, sent) = (Arc::clone(&ended), Arc::clone(&sent));
-                std::thread::spawn(move || {
-                    // Bounded: a test that hangs must not flood for ever.
-                    for _ in 0..200_000 {
-                        if ended.load(Ordering::Relaxed) {
-                            return;
-                        }
-                        if socket.send_to(b"x", target).is_ok() {
-                            sent.fetch_add(1, Ordering::Relaxed);
-                        }
-                        std::thread::sleep(Duration::from_micros(300));
-                    }
-                })
-            })
-            .collect();
-        Self { ended, sent, threads }
-    }
-
-    fn stop(mut self) -> u64 {
-        self.end();
-        self.sent.load(Ordering::Relaxed)
-    }
-
-    fn end(&mut self) {
-        self.ended.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            drop(thread.join());
-        }
-    }
-}
-
-impl Drop for Flood {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
 
 /// Counters of the first scrape are nowhere higher than those of the second.
 fn assert_monotone(before: &[Sample], after: &[Sample]) {
@@ -77,7 +23,7 @@ fn assert_monotone(before: &[Sample], after: &[Sample]) {
 }
 
 fn restarts_without_a_gap(lab: &SmallLab) {
-    let flood = Flood::start(lab);
+    let flood = Flood::start(lab).unwrap();
     std::thread::sleep(Duration::from_millis(200));
     assert!(lab.datagrams() > 0, "without an agent nothing holds the flood back");
     drop(flood);
@@ -88,7 +34,7 @@ fn restarts_without_a_gap(lab: &SmallLab) {
     assert!(answers(&mut open));
     let revision = agent.revision().unwrap();
     let mut counters = agent.metrics().unwrap();
-    let flood = Flood::start(lab);
+    let flood = Flood::start(lab).unwrap();
     let mut agent = Some(agent);
     for number in 0..RESTARTS {
         let old = agent.take().unwrap();
@@ -208,7 +154,7 @@ fn a_change_between_tcx_and_clsact_counts_once_and_leaks_nothing() {
     let lab = SmallLab::start().unwrap();
     let agent = lab.run(&[]).unwrap();
     agent.stop().unwrap();
-    let flood = Flood::start(&lab);
+    let flood = Flood::start(&lab).unwrap();
     let before_flood = lab.datagrams();
     for settings in [CLSACT, "", CLSACT] {
         lab.settings(settings).unwrap();

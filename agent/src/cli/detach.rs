@@ -16,6 +16,7 @@ use rustix::{
 
 use super::output;
 use crate::{
+    backstop::{self, BackstopError},
     config, control,
     datapath::{
         attach,
@@ -33,6 +34,9 @@ pub(super) struct DetachArgs {
     /// Where programs, links and maps are pinned
     #[arg(long, value_name = "DIR", default_value = config::DEFAULT_PIN_DIR)]
     pin_dir: PathBuf,
+    /// Where the agent keeps its state
+    #[arg(long, value_name = "DIR", default_value = config::DEFAULT_STATE_DIR)]
+    state_dir: PathBuf,
     /// The control socket of the agent, which is stopped if it is running
     #[arg(long, value_name = "PATH", default_value = control::DEFAULT_PATH, env = "PORTCULLIS_CONTROL")]
     control: PathBuf,
@@ -42,6 +46,8 @@ pub(super) struct DetachArgs {
 enum DetachError {
     #[error(transparent)]
     Pins(#[from] PinError),
+    #[error(transparent)]
+    Backstop(#[from] BackstopError),
     #[error("an agent is running with the pins in `{}`, and it is not the one that answers on `{}`", pins.display(), control.display())]
     Elsewhere { pins: PathBuf, control: PathBuf },
     #[error("failed to stop the agent, process {pid}")]
@@ -51,11 +57,14 @@ enum DetachError {
 }
 
 impl DetachError {
-    fn hint(&self) -> &'static str {
+    fn hint(&self) -> &str {
         match self {
             Self::Elsewhere { .. } => "stop it first, or name its socket with `--control`",
             Self::Alive { .. } => "stop it with `systemctl stop portcullis`, then detach again",
-            Self::Pins(_) | Self::Stop { .. } => "run as root",
+            Self::Backstop(BackstopError::Remove { .. }) => {
+                "install `nft`, or remove the table by other means"
+            }
+            Self::Pins(_) | Self::Stop { .. } | Self::Backstop(_) => "run as root",
         }
     }
 }
@@ -63,11 +72,14 @@ impl DetachError {
 /// 0 if nothing of ours is left, 2 if that could not be done.
 #[must_use]
 pub(super) fn run(args: &DetachArgs) -> ExitCode {
-    match detach(&Pins::new(&args.pin_dir), &args.control) {
-        Ok((0, 0)) => output::finish("nothing was attached\n", output::CLEAN),
-        Ok((pins, filters)) => output::finish(
+    match detach(args) {
+        Ok(Removed { pins: 0, filters: 0, backstop: false }) => {
+            output::finish("nothing was attached\n", output::CLEAN)
+        }
+        Ok(Removed { pins, filters, backstop }) => output::finish(
             &format!(
-                "removed {pins} pins and filters of {filters} interfaces; nothing is enforced any more\n"
+                "removed {pins} pins and filters of {filters} interfaces{}; nothing is enforced any more\n",
+                if backstop { ", and the backstop" } else { "" }
             ),
             output::CLEAN,
         ),
@@ -78,11 +90,23 @@ pub(super) fn run(args: &DetachArgs) -> ExitCode {
     }
 }
 
-/// The numbers of pins and of interfaces with filters that were removed.
-fn detach(pins: &Pins, control: &Path) -> Result<(usize, usize), DetachError> {
-    let Some(_lock) = take_over(pins, control)? else { return Ok((0, 0)) };
-    let filters = attach::detach_filters(pins);
-    Ok((pins.remove()?, filters))
+/// What there was to remove: pins, interfaces with filters, a backstop.
+struct Removed {
+    pins: usize,
+    filters: usize,
+    backstop: bool,
+}
+
+fn detach(args: &DetachArgs) -> Result<Removed, DetachError> {
+    let pins = Pins::new(&args.pin_dir);
+    let lock = take_over(&pins, &args.control)?;
+    // Without pins, too: what is left of it would go on by itself.
+    let backstop = backstop::remove(&args.pin_dir, &args.state_dir)?;
+    if lock.is_none() {
+        return Ok(Removed { pins: 0, filters: 0, backstop });
+    }
+    let filters = attach::detach_filters(&pins);
+    Ok(Removed { pins: pins.remove()?, filters, backstop })
 }
 
 /// Ends the agent that uses the pins, if there is one: it would put its programs onto the next port. `None` if there

@@ -42,6 +42,9 @@ pub(super) struct RunArgs {
     /// Where denied attempts go: `-` is standard output [default: -]
     #[arg(long, value_name = "-|journald|FILE", allow_hyphen_values = true)]
     events: Option<String>,
+    /// What holds back frames between two ports that both have no program [default: off]
+    #[arg(long, value_name = "off|nft", value_enum)]
+    backstop: Option<config::Backstop>,
     /// Settings file; only the default one may be missing [default: /etc/portcullis/agent.yaml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -100,6 +103,7 @@ fn start(args: &RunArgs) -> Result<(), RunError> {
         pin_dir: args.pin_dir.clone(),
         state_dir: args.state_dir.clone(),
         events: args.events.clone(),
+        backstop: args.backstop,
         ..config::File::default()
     };
     let settings = flags.or(config::File::read(args.config.as_deref())?).complete();

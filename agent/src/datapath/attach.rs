@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -11,7 +12,7 @@ use agent_common::verdict::Hook;
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
         links::{FdLink, LinkError, PinnedLink},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
     },
@@ -35,9 +36,11 @@ pub enum Via {
 }
 
 /// Ahead of every other filter that names a priority.
-const PRIORITY: u16 = 1;
+pub(super) const PRIORITY: u16 = 1;
 /// Fixed, so that a later agent finds and replaces its filter.
-const HANDLE: u32 = 0x706f_7274;
+pub(super) const HANDLE: u32 = 0x706f_7274;
+/// Of the filter that acts while ours is moved.
+const HANDLE_ASIDE: u32 = HANDLE + 1;
 
 /// A program could not be attached.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +69,7 @@ pub struct Attachments {
     via: Via,
     pins: Pins,
     /// TCX links, kept open beside their pins: a removed pin alone changes nothing.
-    links: BTreeMap<(u32, Hook), PinnedLink>,
+    pub(super) links: BTreeMap<(u32, Hook), OwnedFd>,
     /// clsact filters, with the name of the interface that they were attached under.
     filters: BTreeMap<(u32, Hook), String>,
 }
@@ -89,6 +92,11 @@ impl Attachments {
             Via::Tcx => self.links.contains_key(&(ifindex, hook)),
             Via::Clsact => self.filters.contains_key(&(ifindex, hook)),
         }
+    }
+
+    /// Every hook that a program of ours is on, if nobody took it off.
+    pub(super) fn held(&self) -> Vec<(u32, Hook)> {
+        self.links.keys().chain(self.filters.keys()).copied().collect()
     }
 
     /// Puts a program onto an interface, taking over what an earlier agent left there.
@@ -119,8 +127,8 @@ impl Attachments {
             self.links.keys().filter(|place| !wanted.contains(place)).copied().collect();
         for place in gone {
             // Closing the last descriptor of a link without a pin detaches it.
-            if let Some(link) = self.links.remove(&place)
-                && let Err(error) = link.unpin()
+            if let Some(_link) = self.links.remove(&place)
+                && let Err(error) = fs::remove_file(self.pins.link(place.0, place.1))
             {
                 tracing::debug!(ifindex = place.0, %error, "link was not pinned any more");
             }
@@ -139,6 +147,7 @@ impl Attachments {
     /// Removes pins of interfaces that no longer exist, or are not what they were. What is pinned for one that is wanted
     /// stays until it is adopted.
     pub fn sweep(&self, wanted: &BTreeSet<(u32, Hook)>) -> Result<(), AttachError> {
+        self.pins.remove_aside()?;
         for (ifindex, hook) in self.pins.pinned_links()? {
             let path = self.pins.link(ifindex, hook);
             if self.links.contains_key(&(ifindex, hook)) {
@@ -160,7 +169,7 @@ fn remove_link(path: &Path) -> Result<(), AttachError> {
         return Ok(());
     }
     let failed = |verb| move |source| AttachError::Io { verb, path: path.to_owned(), source };
-    link::detach(path).map_err(failed("detach"))?;
+    link::open(path).and_then(|link| link::detach(link.as_fd())).map_err(failed("detach"))?;
     fs::remove_file(path).map_err(failed("remove"))
 }
 
@@ -169,15 +178,17 @@ fn attach_tcx(
     pins: &Pins,
     port: &Interface,
     hook: Hook,
-) -> Result<PinnedLink, AttachError> {
+) -> Result<OwnedFd, AttachError> {
     let path = pins.link(port.ifindex, hook);
+    let open =
+        |path: PathBuf| link::open(&path).map_err(|source| AttachError::Io { verb: "open", path, source });
     let failed = |source| AttachError::Program { program: hook.name(), interface: port.name.clone(), source };
     if let Some(link) = adopt(&path, port.ifindex)? {
         // The kernel exchanges the program atomically: there is no moment without one.
         let id = program.attach_to_link(link).map_err(failed)?;
         // The pin stays where it is; the handle is opened again from there.
         drop(program.take_link(id).map_err(failed)?);
-        return PinnedLink::from_pin(&path).map_err(|source| AttachError::Link { path, source });
+        return open(path);
     }
     let options = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program.attach_with_options(&port.name, attach_type(hook), options).map_err(failed)?;
@@ -185,9 +196,13 @@ fn attach_tcx(
     let link = FdLink::try_from(link).map_err(|source| AttachError::Link { path: path.clone(), source })?;
     let link = link.pin(&path).map_err(|source| AttachError::Pin { path: path.clone(), source })?;
     // aya attaches by name; a rename in between would have put the program onto another interface.
-    let linked = link::ifindex(&path).map_err(|source| AttachError::Io { verb: "look at", path, source })?;
+    let linked = link::ifindex(&path).map_err(|source| AttachError::Io {
+        verb: "look at",
+        path: path.clone(),
+        source,
+    })?;
     if linked == Some(port.ifindex) {
-        return Ok(link);
+        return open(path);
     }
     drop(link.unpin());
     Err(AttachError::Renamed { interface: port.name.clone() })
@@ -209,7 +224,11 @@ fn adopt(path: &Path, ifindex: u32) -> Result<Option<SchedClassifierLink>, Attac
     Ok(None)
 }
 
-fn attach_clsact(program: &mut SchedClassifier, port: &Interface, hook: Hook) -> Result<(), AttachError> {
+pub(super) fn attach_clsact(
+    program: &mut SchedClassifier,
+    port: &Interface,
+    hook: Hook,
+) -> Result<(), AttachError> {
     let failed = |source| AttachError::Program { program: hook.name(), interface: port.name.clone(), source };
     match tc::qdisc_add_clsact(&port.name) {
         Ok(()) => {}
@@ -233,6 +252,32 @@ fn attach_clsact(program: &mut SchedClassifier, port: &Interface, hook: Hook) ->
     // Dropping the link would detach the filter; it lives as long as the device, or until `detach`.
     std::mem::forget(program.take_link(id).map_err(failed)?);
     Ok(())
+}
+
+/// Puts a filter ahead of others of the same priority, where the newest comes first. A second one acts in between: what
+/// it lets pass is counted twice for a moment, but there is no moment without one.
+pub(super) fn move_filter_to_front(
+    program: &mut SchedClassifier,
+    port: &Interface,
+    hook: Hook,
+) -> Result<(), AttachError> {
+    let failed = |source| AttachError::Program { program: hook.name(), interface: port.name.clone(), source };
+    let kind = attach_type(hook);
+    let filter = |handle| {
+        SchedClassifierLink::attached(&port.name, kind, PRIORITY, TcHandle::from(handle), None)
+            .map_err(|error| failed(ProgramError::from(TcError::IoError(error))))
+    };
+    // An agent that was killed may have left one.
+    drop(filter(HANDLE_ASIDE)?.detach());
+    let options = TcAttachOptions::Netlink(NlOptions {
+        priority: PRIORITY,
+        handle: HANDLE_ASIDE.into(),
+        classid: None,
+    });
+    let aside = program.attach_with_options(&port.name, kind, options).map_err(failed)?;
+    filter(HANDLE)?.detach().map_err(failed)?;
+    attach_clsact(program, port, hook)?;
+    program.detach(aside).map_err(failed)
 }
 
 fn is_exists(error: &TcError) -> bool {
@@ -263,7 +308,7 @@ pub fn detach_filters(pins: &Pins) -> usize {
     interfaces().iter().filter(|name| detach_clsact(name)).count()
 }
 
-const fn attach_type(hook: Hook) -> TcAttachType {
+pub(super) const fn attach_type(hook: Hook) -> TcAttachType {
     if hook.is_tc_ingress() { TcAttachType::Ingress } else { TcAttachType::Egress }
 }
 

@@ -4,7 +4,10 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{DirBuilderExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -18,6 +21,8 @@ use super::{link, maps};
 
 /// The version of all layouts under the pin directory.
 pub const LAYOUT: &str = "v1";
+/// How names of pins begin that are about to take the place of another.
+const ASIDE: &str = "aside-";
 
 /// The pin directory of one agent.
 #[derive(Clone, Debug)]
@@ -72,6 +77,26 @@ impl Pins {
     #[must_use]
     pub fn link(&self, ifindex: u32, hook: Hook) -> PathBuf {
         self.links().join(format!("{ifindex}-{}", hook.name()))
+    }
+
+    /// Where a link is pinned for the moment until it takes the place of another.
+    pub(super) fn link_aside(&self, ifindex: u32, hook: Hook) -> PathBuf {
+        self.links().join(format!("{ASIDE}{ifindex}-{}", hook.name()))
+    }
+
+    /// Pins that an agent which was killed left aside.
+    fn pins_aside(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.links()).into_iter().flatten().filter_map(Result::ok);
+        let aside = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(ASIDE.as_bytes());
+        entries.filter(aside).map(|entry| entry.path()).collect()
+    }
+
+    /// Removes what an agent which was killed left aside.
+    pub(super) fn remove_aside(&self) -> Result<(), PinError> {
+        for path in self.pins_aside() {
+            fs::remove_file(&path).map_err(|source| PinError::Io { verb: "remove", path, source })?;
+        }
+        Ok(())
     }
 
     /// Makes the directories, after checking that they would be on a BPF file system.
@@ -140,12 +165,13 @@ impl Pins {
         let mut removed = 0;
         let mut first_error = None;
         let links = self.pinned_links()?;
-        let links = links.into_iter().map(|(ifindex, hook)| self.link(ifindex, hook));
+        let links =
+            links.into_iter().map(|(ifindex, hook)| self.link(ifindex, hook)).chain(self.pins_aside());
         // Links first: a program without its maps' pins still has its maps.
         for path in links.chain(maps::NAMES.map(|name| self.map(name))) {
             // Somebody else may have a link open, which would keep it alive without its pin.
             if path.starts_with(self.links())
-                && let Err(error) = link::detach(&path)
+                && let Err(error) = link::open(&path).and_then(|link| link::detach(link.as_fd()))
             {
                 tracing::debug!(path = %path.display(), %error, "link not detached, only its pin is removed");
             }

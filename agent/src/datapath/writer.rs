@@ -28,8 +28,10 @@ use super::{
     pins::{Lock, PinError, Pins},
     plan::{self, HostState, LeftOut, Slots},
     streams::{Diagnostics, Events},
+    watchdog::Watchdog,
 };
 use crate::{
+    interference::Finding,
     inventory::snapshot::Snapshot,
     policy::{entries::Entries, glob::Glob},
 };
@@ -83,6 +85,8 @@ pub enum DatapathError {
     Counters(#[from] CounterError),
     #[error("mark mask `{mask:#x}` is not at least 8 contiguous bits")]
     Mark { mask: u32 },
+    #[error("failed to open what was just pinned")]
+    Reopen(#[source] std::io::Error),
     #[error("failed to follow events")]
     Events(#[source] std::io::Error),
     #[error("failed to write map `{map}`")]
@@ -134,8 +138,9 @@ pub struct Datapath {
     host: HostState,
     filling: Arc<Filling>,
     entries: Option<Entries>,
+    watchdog: Watchdog,
     /// Nobody else writes to the pinned maps while this lives.
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl std::fmt::Debug for Datapath {
@@ -172,7 +177,8 @@ impl Datapath {
         let slots = Slots::new(layout, &host.slots);
         let attachments = Attachments::new(via, pins.clone());
         let mut datapath = Self {
-            _lock: lock,
+            watchdog: Watchdog::new(&pins).map_err(DatapathError::Reopen)?,
+            lock,
             ebpf,
             maps,
             attachments,
@@ -265,6 +271,11 @@ impl Datapath {
             errors.extend(self.attachments.sweep(&wanted).err());
         }
         errors
+    }
+
+    /// Looks whether somebody took programs or pins away, and puts them back.
+    pub fn watch(&mut self) -> Vec<Finding> {
+        self.watchdog.look(&mut self.ebpf, &mut self.attachments, &self.pins, &mut self.lock)
     }
 
     /// Brings maps to the state that a snapshot and its resolved policy call for.

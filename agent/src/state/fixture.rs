@@ -15,6 +15,7 @@ use agent_common::{
 
 use super::{AgentState, AttachKind, InventorySource, InventoryState, Names, PortState, ReloadState};
 use crate::{
+    interference::Interference,
     inventory::snapshot::{Bridge, Endpoint, Interface, Port, Snapshot, Unenforceable, Uplink},
     policy::entries::{Entries, IdentityInfo, PolicyInfo, ResolvedEndpoint, RuleEntryKey, RuleOrigin},
     telemetry::source::{CounterReading, MapUsage},
@@ -181,6 +182,7 @@ pub(crate) fn state() -> AgentState {
             error: None,
         },
         reload: ReloadState { successful: true, last_success: STARTED_AT, last_error: None },
+        interference: Interference::default(),
         ready: true,
         started_at: STARTED_AT,
     }
@@ -240,6 +242,7 @@ pub(crate) fn reading() -> CounterReading {
         denied: vec![(denied_key(), DeniedCount { packets: 21, attempts: 7 })],
         maps: vec![MapUsage { name: "DENIED", entries: 1, capacity: 16_384 }],
         lost_in_agent: 2,
+        backstop_dropped: 5,
         ..CounterReading::default()
     };
     reading.totals[Total::ForwardedToEndpoint as usize] = 1_000;

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::state::fixture::{self, STARTED_AT};
+use crate::{
+    interference::{Finding, Ledger},
+    state::fixture::{self, STARTED_AT},
+};
 
 fn status() -> Status {
     Status::new(&fixture::state(), Some(&fixture::reading()), STARTED_AT + 7_380)
@@ -18,7 +21,21 @@ fn troubled() -> Status {
     state.reload.last_error = Some("qerds.yaml:7:3: unknown key `prots`".to_owned());
     let port = state.ports.get_mut(&9).unwrap();
     (port.attached, port.ready, port.via) = (false, false, None);
+    let mut ledger = Ledger::default();
+    ledger.take(vec![shadowed()], 5, STARTED_AT + 5);
+    state.interference = ledger.report(12);
     Status::new(&state, None, STARTED_AT + 12)
+}
+
+fn shadowed() -> Finding {
+    Finding {
+        interface: "veth3f1c".to_owned(),
+        hook: "to_endpoint".to_owned(),
+        fault: Fault::Shadowed,
+        found: "program 123 runs before it".to_owned(),
+        done: "moved to the front".to_owned(),
+        repaired: true,
+    }
 }
 
 #[test]

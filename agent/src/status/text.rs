@@ -53,6 +53,7 @@ fn attention(status: &Status) -> String {
     if let (false, Some(error)) = (status.reload.successful, &status.reload.last_error) {
         lines.push(format!("the last reload failed, the state before it is in force: {error}"));
     }
+    lines.extend(interference(status));
     for port in status.ports.iter().filter(|port| !port.attached) {
         lines.push(format!(
             "port {} of {} has no program attached: it is not enforced",
@@ -77,6 +78,19 @@ fn attention(status: &Status) -> String {
         lines.push("the kernel's counters cannot be read".to_owned());
     }
     lines.iter().map(|line| format!("! {line}\n")).collect()
+}
+
+/// What was done to kinds of things that are not in order, or were not until a moment ago.
+fn interference(status: &Status) -> Vec<String> {
+    let is_active = |fault| status.enforcement.faults.get(&fault).is_some_and(|state| state.active);
+    let incidents = status.enforcement.incidents.iter().map(|incident| &incident.finding);
+    let lines = incidents.filter(|finding| is_active(finding.fault)).map(|finding| {
+        let place = if finding.interface.is_empty() { "" } else { " of " };
+        let (hook, interface) = (&finding.hook, &finding.interface);
+        let (found, done) = (&finding.found, &finding.done);
+        format!("somebody interfered with {hook}{place}{interface}: {found}; {done}")
+    });
+    lines.collect()
 }
 
 fn policies(status: &Status) -> String {

@@ -25,6 +25,7 @@ use super::{
     zero::zero_series,
 };
 use crate::{
+    interference::{Fault, FaultState},
     policy::entries::Entries,
     state::{AgentState, EndpointState},
 };
@@ -48,6 +49,8 @@ struct Counted {
     sums: [u64; TOTALS as usize],
     lost_in_agent: Total,
     events_lost: u64,
+    backstop_dropped: Total,
+    backstop_dropped_sum: u64,
     read_errors: u64,
     /// The last reading failed.
     failing: bool,
@@ -124,6 +127,7 @@ impl Counted {
         self.denied.update(&reading.denied, reading.totals[Index::DeniedUnlabelled as usize], state);
         self.events_lost =
             self.sums[Index::EventsLost as usize] + self.lost_in_agent.update(reading.lost_in_agent);
+        self.backstop_dropped_sum = self.backstop_dropped.update(reading.backstop_dropped);
         self.maps = reading.maps;
     }
 
@@ -144,6 +148,7 @@ impl Counted {
             denied(&names::DENIED_PACKETS, |count| count.packets),
             by_hook(&names::FORWARDED_PACKETS, Index::forwarded),
             by_hook(&names::DROPPED_PACKETS, Index::dropped),
+            single(&names::BACKSTOP_DROPPED, self.backstop_dropped_sum),
             single(&names::EVENTS_LOST, self.events_lost),
             single(&names::EVENTS_SUPPRESSED, sum(Index::EventsSuppressed)),
             single(&names::SCRAPE_ERRORS, self.read_errors),
@@ -185,11 +190,18 @@ fn state_families(state: &AgentState) -> Vec<MetricFamily> {
             [(vec![state.inventory.source.name()], u64::from(state.inventory.connected))],
         ),
         single(&names::READY, u64::from(state.ready)),
+        single(&names::ENFORCEMENT_INTACT, u64::from(state.interference.is_intact())),
+        by_fault(&names::ENFORCEMENT_FAULT, state, |fault| u64::from(fault.active)),
+        by_fault(&names::ENFORCEMENT_REPAIRS, state, |fault| fault.repairs),
         family(
             &names::BUILD_INFO,
             [(vec![env!("CARGO_PKG_VERSION"), BUILD_REVISION.unwrap_or("unknown")], 1)],
         ),
     ]
+}
+
+fn by_fault(metric: &Metric, state: &AgentState, value: fn(FaultState) -> u64) -> MetricFamily {
+    family(metric, Fault::ALL.map(|fault| (vec![fault.name()], value(state.interference.fault(fault)))))
 }
 
 fn single(metric: &Metric, value: u64) -> MetricFamily {

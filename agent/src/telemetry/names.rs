@@ -62,6 +62,11 @@ pub const DROPPED_PACKETS: Metric = counter(
     &["hook"],
     "Packets that were dropped; with the forwarded ones, all that came in.",
 );
+pub const BACKSTOP_DROPPED: Metric = counter(
+    "portcullis_backstop_dropped_packets_total",
+    &[],
+    "Packets between two ports that the backstop dropped, because no program had seen them; 0 without `backstop: nft`.",
+);
 pub const EVENTS_LOST: Metric = counter(
     "portcullis_events_lost_total",
     &[],
@@ -110,6 +115,21 @@ pub const INVENTORY_CONNECTED: Metric = gauge(
     "Whether the source of containers can be reached; if not, what was known last stays enforced.",
 );
 pub const READY: Metric = gauge("portcullis_ready", &[], "Whether everything that was found is enforced.");
+pub const ENFORCEMENT_INTACT: Metric = gauge(
+    "portcullis_enforcement_intact",
+    &[],
+    "Whether nobody takes away, exchanges or gets before what enforces; 0 for at least a minute after a repair.",
+);
+pub const ENFORCEMENT_FAULT: Metric = gauge(
+    "portcullis_enforcement_fault",
+    &["reason"],
+    "What somebody did to what enforces, for at least a minute after it was repaired.",
+);
+pub const ENFORCEMENT_REPAIRS: Metric = counter(
+    "portcullis_enforcement_repairs_total",
+    &["reason"],
+    "Repairs of what somebody did to what enforces.",
+);
 pub const SCRAPE_ERRORS: Metric = counter(
     "portcullis_scrape_errors_total",
     &[],
@@ -119,11 +139,12 @@ pub const BUILD_INFO: Metric =
     gauge("portcullis_build_info", &["version", "revision"], "The running build, always 1.");
 
 /// Every metric, in the order of the documentation.
-pub const ALL: [Metric; 18] = [
+pub const ALL: [Metric; 22] = [
     DENIED_ATTEMPTS,
     DENIED_PACKETS,
     FORWARDED_PACKETS,
     DROPPED_PACKETS,
+    BACKSTOP_DROPPED,
     EVENTS_LOST,
     EVENTS_SUPPRESSED,
     ENDPOINTS,
@@ -136,6 +157,9 @@ pub const ALL: [Metric; 18] = [
     ENFORCE_DELAY,
     INVENTORY_CONNECTED,
     READY,
+    ENFORCEMENT_INTACT,
+    ENFORCEMENT_FAULT,
+    ENFORCEMENT_REPAIRS,
     SCRAPE_ERRORS,
     BUILD_INFO,
 ];

@@ -13,6 +13,8 @@ pub struct CounterReading {
     pub maps: Vec<MapUsage>,
     /// Events that the agent itself lost, see `EventPipeline::lost`.
     pub lost_in_agent: u64,
+    /// Packets that the backstop dropped.
+    pub backstop_dropped: u64,
 }
 
 /// How full a kernel map is.

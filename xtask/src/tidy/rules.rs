@@ -136,6 +136,8 @@ fn is_pure(path: &str) -> bool {
     let prefixes = ["agent/src/policy/", "agent/src/policy.rs", "agent-common/src/"];
     let exact = [
         "agent/src/datapath/plan.rs",
+        "agent/src/interference.rs",
+        "agent/src/backstop/ruleset.rs",
         "agent/src/inventory/snapshot.rs",
         "agent/src/inventory/identity.rs",
         "agent/src/inventory/merge.rs",

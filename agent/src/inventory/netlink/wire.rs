@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::inventory::links::{Change, Link};
+use crate::{
+    inventory::links::{Change, Link},
+    netlink::{attributes, number},
+};
 
 // linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/net_namespace.h
 const RTM_NEWLINK: u16 = 16;
@@ -36,8 +39,6 @@ const NETNSA_FD: u16 = 3;
 const IFF_UP: u32 = 1;
 const IFF_LOOPBACK: u32 = 8;
 const AF_BRIDGE: u8 = 7;
-/// The rest are flags.
-const ATTRIBUTE_TYPE: u16 = 0x3fff;
 
 /// What is sent and received, read just as far as the inventory needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,21 +173,6 @@ fn read_address(payload: &[u8]) -> Option<(u32, IpNet)> {
 fn read_namespace(payload: &[u8]) -> Option<i32> {
     let (_, value) = attributes(payload.get(4..)?).find(|&(kind, _)| kind == NETNSA_NSID)?;
     number(value).map(u32::cast_signed)
-}
-
-/// Type and value of each well-formed attribute.
-fn attributes(mut payload: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let (header, _) = payload.split_first_chunk::<4>()?;
-        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        let value = payload.get(4..length)?;
-        payload = payload.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((u16::from_ne_bytes([header[2], header[3]]) & ATTRIBUTE_TYPE, value))
-    })
-}
-
-fn number(value: &[u8]) -> Option<u32> {
-    Some(u32::from_ne_bytes(value.try_into().ok()?))
 }
 
 fn text(value: &[u8]) -> String {

@@ -1,0 +1,159 @@
+//! What is on a hook, in the order in which it runs, as the kernel tells it. Not by aya's query, which opens every
+//! program by its id and so needs more rights than the agent has.
+
+use std::io;
+
+use aya::programs::TcAttachType;
+use rustix::net::{AddressFamily, SocketType, netdevice::index_to_name, socket};
+
+use super::link::bpf;
+use crate::netlink::{self, Ask, attributes, number};
+
+/// A command of bpf(2).
+const BPF_PROG_QUERY: libc::c_long = 16;
+/// More programs than the kernel takes on one hook.
+const MOST: usize = 64;
+
+// linux/rtnetlink.h, linux/pkt_sched.h, linux/pkt_cls.h
+const RTM_GETTFILTER: u16 = 46;
+const TC_INGRESS: u32 = 0xffff_fff2;
+const TC_EGRESS: u32 = 0xffff_fff3;
+const TCA_OPTIONS: u16 = 2;
+const TCA_CHAIN: u16 = 11;
+const TCA_BPF_ID: u16 = 11;
+
+/// A program on a hook of TCX. Ids are 0 where there is none, as for the link of a program attached without one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Attached {
+    pub(super) program: u32,
+    pub(super) link: u32,
+}
+
+/// A filter on a hook of clsact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Filter {
+    pub(super) priority: u16,
+    pub(super) handle: u32,
+    /// The program's id; 0 for a filter that is none.
+    pub(super) program: u32,
+}
+
+/// The number by which bpf(2) knows a hook.
+pub(super) const fn attach_type(hook: TcAttachType) -> u32 {
+    match hook {
+        TcAttachType::Egress => 47,
+        _ => 46,
+    }
+}
+
+/// The name of an interface of this network namespace; `None` if there is none of that number.
+pub(super) fn interface_name(ifindex: u32) -> Option<String> {
+    let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
+    index_to_name(&socket, ifindex).ok()
+}
+
+/// What is attached by TCX. Empty where the kernel has none.
+pub(super) fn tcx(ifindex: u32, hook: TcAttachType) -> io::Result<Vec<Attached>> {
+    #[repr(C)]
+    struct Attributes {
+        ifindex: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        programs: u64,
+        count: u32,
+        _pad: u32,
+        program_flags: u64,
+        links: u64,
+        link_flags: u64,
+        revision: u64,
+    }
+    let (mut programs, mut links) = ([0_u32; MOST], [0_u32; MOST]);
+    let mut attributes = Attributes {
+        ifindex,
+        attach_type: attach_type(hook),
+        query_flags: 0,
+        attach_flags: 0,
+        programs: programs.as_mut_ptr() as u64,
+        count: u32::try_from(MOST).map_err(io::Error::other)?,
+        _pad: 0,
+        program_flags: 0,
+        links: links.as_mut_ptr() as u64,
+        link_flags: 0,
+        revision: 0,
+    };
+    match bpf(BPF_PROG_QUERY, &mut attributes) {
+        Ok(_) => {}
+        // Before 6.6.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    }
+    let count = MOST.min(usize::try_from(attributes.count).unwrap_or(MOST));
+    Ok(programs
+        .into_iter()
+        .zip(links)
+        .take(count)
+        .map(|(program, link)| Attached { program, link })
+        .collect())
+}
+
+/// The filters of clsact that packets meet first of all, those of chain 0. Empty without the qdisc.
+pub(super) fn filters(ifindex: u32, hook: TcAttachType) -> io::Result<Vec<Filter>> {
+    let parent = match hook {
+        TcAttachType::Egress => TC_EGRESS,
+        _ => TC_INGRESS,
+    };
+    // `tcmsg`: family, interface, handle, parent, info.
+    let request = [0, ifindex, 0, parent, 0].map(u32::to_ne_bytes).concat();
+    let answers = netlink::request(None, RTM_GETTFILTER, Ask::All, &request)?;
+    Ok(answers.iter().filter_map(|answer| filter(answer)).collect())
+}
+
+/// A filter, from the kernel's words; `None` for what only leads up to one, or is of another chain.
+fn filter(payload: &[u8]) -> Option<Filter> {
+    let handle = number(payload.get(8..12)?)?;
+    let info = number(payload.get(16..20)?)?;
+    let (mut options, mut chain) = (None, 0);
+    for (kind, value) in attributes(payload.get(20..)?) {
+        match kind {
+            TCA_OPTIONS => options = Some(value),
+            TCA_CHAIN => chain = number(value)?,
+            _ => {}
+        }
+    }
+    let program = attributes(options?).find(|&(kind, _)| kind == TCA_BPF_ID);
+    let filter = Filter {
+        // The upper half; the lower is the protocol.
+        priority: u16::try_from(info >> 16).ok()?,
+        handle,
+        program: program.and_then(|(_, value)| number(value)).unwrap_or_default(),
+    };
+    (chain == 0).then_some(filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(value.len() + 4).unwrap();
+        [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat()
+    }
+
+    fn message(chain: u32, options: &[u8]) -> Vec<u8> {
+        let header = [0, 7, 0x706f_7274, TC_EGRESS, 1 << 16 | 0x300].map(u32::to_ne_bytes).concat();
+        [header, attribute(1, b"bpf\0"), attribute(TCA_CHAIN, &chain.to_ne_bytes()), options.to_vec()]
+            .concat()
+    }
+
+    #[test]
+    fn filters_are_read_and_what_leads_up_to_them_is_not() {
+        let options = attribute(TCA_OPTIONS, &attribute(TCA_BPF_ID, &42_u32.to_ne_bytes()));
+        let expected = Filter { priority: 1, handle: 0x706f_7274, program: 42 };
+        assert_eq!(filter(&message(0, &options)), Some(expected));
+        assert_eq!(filter(&message(3, &options)), None);
+        assert_eq!(filter(&message(0, &[])), None);
+        let of_another_kind = attribute(TCA_OPTIONS, &attribute(1, &[0; 4]));
+        assert_eq!(filter(&message(0, &of_another_kind)), Some(Filter { program: 0, ..expected }));
+    }
+}

@@ -1,0 +1,63 @@
+//! Datagrams that nobody may receive, without a pause: one that arrives shows a moment without enforcement.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::small_lab::{CLOSED_UDP, SmallLab};
+
+/// Sends for as long as it lives.
+#[derive(Debug)]
+pub struct Flood {
+    ended: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Flood {
+    /// Starts to send from `web` and `stray` to `db`.
+    pub fn start(lab: &SmallLab) -> Result<Self> {
+        let (ended, sent) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let target = SocketAddr::new(lab.address("db")?, CLOSED_UDP);
+        let mut threads = Vec::new();
+        for from in ["web", "stray"] {
+            let socket = lab.datagram_socket(from)?;
+            let (ended, sent) = (Arc::clone(&ended), Arc::clone(&sent));
+            threads.push(std::thread::spawn(move || {
+                // Bounded: a test that hangs must not flood for ever.
+                for _ in 0..200_000 {
+                    if ended.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    if socket.send_to(b"x", target).is_ok() {
+                        sent.fetch_add(1, Ordering::Relaxed);
+                    }
+                    std::thread::sleep(Duration::from_micros(300));
+                }
+            }));
+        }
+        Ok(Self { ended, sent, threads })
+    }
+
+    /// Ends it; how many were sent.
+    pub fn stop(mut self) -> u64 {
+        self.end();
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    fn end(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            drop(thread.join());
+        }
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
