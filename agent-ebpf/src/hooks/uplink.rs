@@ -5,7 +5,11 @@ use agent_common::{
     verdict::{Direction, DropReason, Hook, Verdict},
 };
 
-use super::{Action, Scene, conclude, flow, goes_on, published, refuse};
+use super::{
+    Action, conclude,
+    flow::{Scene, flow, goes_on},
+    published, refuse,
+};
 use crate::{
     identify::Side,
     maps::{self, Scratch},

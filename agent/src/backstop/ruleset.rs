@@ -69,7 +69,8 @@ pub(super) fn names(by: By, snapshot: &Snapshot, entries: &Entries) -> Option<BT
         .map(|bridge| bridge.interface.ifindex)
         .collect();
     let outside = snapshot.ports.iter().filter(|port| !inside.contains(&port.bridge));
-    let elsewhere = outside.map(|port| &port.interface).chain(snapshot.uplinks.iter().map(|uplink| &uplink.interface));
+    let elsewhere =
+        outside.map(|port| &port.interface).chain(snapshot.uplinks.iter().map(|uplink| &uplink.interface));
     Some(elsewhere.map(|interface| interface.name.clone()).collect())
 }
 
