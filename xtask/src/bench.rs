@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
 use lab::agent::Agent;
 use lab::process::output;
 use lab::tools::repository;
@@ -27,6 +28,7 @@ use lab::{interrupt, sweep};
 
 use crate::{build, setup};
 use configuration::{ALL, Configuration};
+use counters::Meter;
 use report::{LeftOut, Program, Report, Series};
 use stage::{Family, Stage};
 use tools::Tools;
@@ -50,7 +52,7 @@ pub(crate) struct Arguments {
     /// Send over IPv6
     #[arg(long)]
     ipv6: bool,
-    /// Take time, as where the machine has no counters
+    /// Take processor time, as where the machine has no counters
     #[arg(long)]
     clock: bool,
     /// The processor that client and server share [default: the last]
@@ -120,36 +122,30 @@ fn measure(arguments: &Arguments, wanted: &[Configuration], agent: &Path, tools:
     let (possible, left_out) = possible(wanted, agent)?;
     let mut series: Vec<Series> = possible.into_iter().map(empty).collect();
     let mut programs = Vec::new();
-    for round in 1..=rounds {
+    let bar = progress(rounds.into(), series.len())?;
+    for _ in 0..rounds {
         for each in &mut series {
             let label = each.configuration.label();
-            println!("bench: round {round} of {rounds}: {label}");
-            let mut stage = Stage::build(family)?;
-            each.configuration
-                .apply(&mut stage, agent)
-                .and_then(|()| {
-                    let (datagrams, connections) = traffic::measure(&stage, &load, tools)?;
-                    each.datagrams.push(datagrams);
-                    each.connections.push(connections);
-                    Ok(())
-                })
+            bar.set_message(label.clone());
+            let log = once(each, family, agent, &load, tools)
                 .with_context(|| format!("failed to measure `{label}`"))?;
-            if let Some(agent) = stage.agent() {
-                each.rules = Some(rules_in_force(agent)?);
-                programs = verified_programs(&agent.log());
+            if let Some(log) = log {
+                programs = verified_programs(&log);
             }
+            bar.inc(1);
         }
     }
-    let rows = report::rows(&series, load.counting);
+    bar.finish_and_clear();
+    let rows = report::rows(&series, load.meter);
     Ok(Report {
         schema: "portcullis.bench/v1",
         machine: machine::Machine::probe(agent, tools),
         family: family.name(),
-        unit: if load.counting { "instructions" } else { "nanoseconds" },
+        unit: load.meter.unit(),
         rounds: rounds.into(),
         datagrams: load.datagrams,
         connections: load.connections,
-        targets: report::targets(&rows, load.counting),
+        targets: report::targets(&rows, load.meter),
         rows,
         programs,
         left_out,
@@ -157,14 +153,47 @@ fn measure(arguments: &Arguments, wanted: &[Configuration], agent: &Path, tools:
     })
 }
 
+/// One configuration on a fresh stage; what its agent logged, if it has one.
+fn once(
+    series: &mut Series,
+    family: Family,
+    agent: &Path,
+    load: &Load,
+    tools: &Tools,
+) -> Result<Option<String>> {
+    let mut stage = Stage::build(family)?;
+    series.configuration.apply(&mut stage, agent)?;
+    let (datagrams, connections) = traffic::measure(&stage, load, tools)?;
+    if traffic::is_dropped(&stage)? != series.configuration.enforces() {
+        bail!("what is not allowed is not treated as it should be");
+    }
+    series.datagrams.push(datagrams);
+    series.connections.push(connections);
+    let Some(agent) = stage.agent() else { return Ok(None) };
+    series.rules = Some(rules_in_force(agent)?);
+    Ok(Some(agent.log()))
+}
+
+fn progress(rounds: usize, configurations: usize) -> Result<ProgressBar> {
+    println!("bench: {rounds} rounds of {configurations} configurations");
+    let bar = ProgressBar::new((rounds * configurations) as u64);
+    bar.set_style(
+        ProgressStyle::with_template("bench: [{bar:40}] {pos}/{len} {msg}")
+            .context("bad progress template")?
+            .progress_chars("=> "),
+    );
+    Ok(bar)
+}
+
 fn load(arguments: &Arguments, counters: bool) -> Result<Load> {
     let part = if arguments.quick { 4 } else { 1 };
     let cpu = arguments.cpu.or_else(machine::last_processor).context("no processor to measure on")?;
+    let meter = if counters && !arguments.clock { Meter::Instructions } else { Meter::Time };
     Ok(Load {
         datagrams: 40_000 / part,
         connections: 4_000 / part,
         cpu,
-        counting: counters && !arguments.clock,
+        meter,
         real_time: traffic::real_time_is_allowed(),
     })
 }
@@ -174,8 +203,8 @@ fn notes(load: &Load, counters: bool) -> Vec<String> {
     if !counters {
         notes.push("this machine has no performance counters (a virtual machine without a PMU?)".to_owned());
     }
-    if !load.counting {
-        notes.push("time is taken instead of instructions, and each round is compared with its own baseline; on a machine that does anything else such ratios are rough, and the targets are not judged by them".to_owned());
+    if load.meter == Meter::Time {
+        notes.push("processor time is taken instead of kernel instructions, and each round is compared with its own baseline: such ratios are rough, and no target is judged by them".to_owned());
     }
     if !load.real_time {
         notes.push("no real-time priority was allowed: what else runs disturbs the figures".to_owned());
@@ -242,9 +271,7 @@ fn finish(arguments: &Arguments, report: &Report) -> Result<ExitCode> {
         fs::write(file, serde_json::to_string_pretty(report)?)
             .with_context(|| format!("failed to write `{}`", file.display()))?;
     }
-    if report.unit == "instructions"
-        && let Some(why) = text::no_ratio(&report.rows)
-    {
+    if let Some(why) = text::no_ratio(report) {
         eprintln!("error: {why}");
         eprintln!("hint: run it again on a machine that does nothing else");
         return Ok(ExitCode::FAILURE);

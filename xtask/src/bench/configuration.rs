@@ -18,7 +18,7 @@ pub(super) enum Configuration {
     NftSet,
     BridgeNetfilter,
     NftConntrack,
-    Iptables { rules: u32 },
+    Iptables { rules: usize },
 }
 
 /// All rows, in the order in which they are shown; the first is what the others are compared with.
@@ -62,7 +62,7 @@ impl Configuration {
             Self::BridgeNetfilter => "br_netfilter, no rules".to_owned(),
             Self::NftConntrack => "nft ip, conntrack, one set".to_owned(),
             Self::Iptables { rules } => {
-                format!("iptables, conntrack, {} rules", super::numbers::grouped(f64::from(rules)))
+                format!("iptables, conntrack, {} rules", super::numbers::grouped(rules as f64))
             }
         }
     }
@@ -73,6 +73,11 @@ impl Configuration {
             Self::Agent { rules } | Self::AgentWithBackstop { rules } => Some(rules),
             _ => None,
         }
+    }
+
+    /// Whether what is not allowed is dropped here; the others only look at packets.
+    pub(super) fn enforces(self) -> bool {
+        !matches!(self, Self::None | Self::NftMark | Self::BridgeNetfilter)
     }
 
     /// Why this row cannot be measured with that agent on this machine.

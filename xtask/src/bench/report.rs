@@ -3,10 +3,10 @@
 use serde::Serialize;
 
 use super::configuration::Configuration;
+use super::counters::{Counted, Meter};
 use super::machine::Machine;
 use super::numbers::signed;
-use super::statistics::{Comparison, STEADY, compare, compare_paired, median, spread};
-use super::traffic::Sample;
+use super::statistics::{Comparison, STEADY, STEADY_TIME, compare, compare_paired, median, spread};
 
 /// At most so many kernel instructions more than without enforcement.
 pub(super) const MORE_FOR_A_DATAGRAM: f64 = 1_200.0;
@@ -83,16 +83,16 @@ pub(super) struct Target {
 pub(super) struct Series {
     pub(super) configuration: Configuration,
     pub(super) rules: Option<u64>,
-    pub(super) datagrams: Vec<Sample>,
-    pub(super) connections: Vec<Sample>,
+    pub(super) datagrams: Vec<Counted>,
+    pub(super) connections: Vec<Counted>,
 }
 
 /// One row a series; the first is what the others are compared with, if it is the one without enforcement.
-pub(super) fn rows(series: &[Series], counting: bool) -> Vec<Row> {
+pub(super) fn rows(series: &[Series], meter: Meter) -> Vec<Row> {
     let baseline = series.first().filter(|first| first.configuration == Configuration::None);
-    let figure = |each: &Series, pick: fn(&Series) -> &Vec<Sample>| {
+    let figure = |each: &Series, pick: fn(&Series) -> &Vec<Counted>| {
         let base = baseline.filter(|_| each.configuration != Configuration::None).map(pick);
-        figure(pick(each), base, counting)
+        figure(pick(each), base, meter)
     };
     series
         .iter()
@@ -106,13 +106,15 @@ pub(super) fn rows(series: &[Series], counting: bool) -> Vec<Row> {
         .collect()
 }
 
-fn figure(samples: &[Sample], baseline: Option<&Vec<Sample>>, counting: bool) -> Figure {
-    let value = |sample: &Sample| if counting { sample.counted.instructions } else { sample.nanoseconds };
-    let values = |samples: &[Sample]| samples.iter().map(value).collect::<Vec<f64>>();
-    let cycles: Vec<f64> = samples.iter().map(|sample| sample.counted.cycles).collect();
+fn figure(samples: &[Counted], baseline: Option<&Vec<Counted>>, meter: Meter) -> Figure {
+    let values = |samples: &[Counted]| samples.iter().map(|sample| sample.cost).collect::<Vec<f64>>();
+    let cycles: Vec<f64> = samples.iter().map(|sample| sample.cycles).collect();
     let own = values(samples);
     // Time drifts: it is compared within a round, instructions are not.
-    let how = if counting { compare } else { compare_paired };
+    let how = match meter {
+        Meter::Instructions => compare,
+        Meter::Time => compare_paired,
+    };
     Figure {
         median: median(&own),
         spread_percent: spread(&own),
@@ -123,20 +125,26 @@ fn figure(samples: &[Sample], baseline: Option<&Vec<Sample>>, counting: bool) ->
 }
 
 /// The workloads whose baseline is not steady enough to compare anything with, with its spread.
-pub(super) fn unsteady(rows: &[Row]) -> Vec<(&'static str, f64)> {
+pub(super) fn unsteady(rows: &[Row], unit: &str) -> Vec<(&'static str, f64)> {
     let Some(baseline) = rows.first().filter(|row| row.name == Configuration::None.name()) else {
         return Vec::new();
     };
     [("datagrams", &baseline.datagram), ("connections", &baseline.connection)]
         .into_iter()
         .map(|(workload, figure)| (workload, figure.spread_percent))
-        .filter(|(_, spread)| *spread > STEADY)
+        .filter(|(_, spread)| *spread > limit(unit))
         .collect()
 }
 
+/// How much a baseline may vary, in per cent.
+pub(super) fn limit(unit: &str) -> f64 {
+    if unit == Meter::Instructions.unit() { STEADY } else { STEADY_TIME }
+}
+
 /// The targets, judged by the rows of the agent. They are about instructions: time says nothing of them.
-pub(super) fn targets(rows: &[Row], counting: bool) -> Vec<Target> {
-    let agents: Vec<&Row> = rows.iter().filter(|row| row.rules.is_some() && counting).collect();
+pub(super) fn targets(rows: &[Row], meter: Meter) -> Vec<Target> {
+    let agents: Vec<&Row> =
+        rows.iter().filter(|row| row.rules.is_some() && meter == Meter::Instructions).collect();
     let most = |pick: fn(&Row) -> &Figure, limit: f64, unit: &str| {
         let all: Option<Vec<f64>> =
             agents.iter().map(|row| pick(row).compared.map(|compared| compared.more)).collect();
@@ -170,14 +178,9 @@ pub(super) fn targets(rows: &[Row], counting: bool) -> Vec<Target> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::bench::counters::Counted;
 
-    fn samples(values: &[f64]) -> Vec<Sample> {
-        let sample = |&instructions: &f64| Sample {
-            counted: Counted { instructions, cycles: instructions / 2.0 },
-            nanoseconds: instructions * 10.0,
-        };
-        values.iter().map(sample).collect()
+    fn samples(values: &[f64]) -> Vec<Counted> {
+        values.iter().map(|&cost| Counted { cost, cycles: cost / 2.0 }).collect()
     }
 
     fn series(configuration: Configuration, datagrams: &[f64], connections: &[f64]) -> Series {
@@ -197,7 +200,7 @@ pub(super) mod tests {
             series(Configuration::Agent { rules: 10_000 }, &[16_800.0], &[190_000.0]),
             series(Configuration::Iptables { rules: 1_000 }, &[20_500.0], &[351_700.0]),
         ];
-        rows(&all, true)
+        rows(&all, Meter::Instructions)
     }
 
     #[test]
@@ -207,14 +210,15 @@ pub(super) mod tests {
         let compared = rows[1].datagram.compared.unwrap();
         assert_eq!(compared.more, 1_005.0);
         assert!((compared.ratio - 1.064).abs() < 1e-3);
-        assert_eq!(unsteady(&rows), []);
+        assert_eq!(unsteady(&rows, "instructions"), []);
     }
 
     #[test]
     fn targets_are_met_or_missed_by_the_dearest_row_of_the_agent() {
-        let met: Vec<Option<bool>> = targets(&steady(), true).into_iter().map(|target| target.met).collect();
+        let met: Vec<Option<bool>> =
+            targets(&steady(), Meter::Instructions).into_iter().map(|target| target.met).collect();
         assert_eq!(met, [Some(true), Some(false), Some(true), Some(false)]);
-        let found = targets(&steady(), true);
+        let found = targets(&steady(), Meter::Instructions);
         assert_eq!(found[0].found.as_deref(), Some("+1,100"));
         assert_eq!(found[3].found.as_deref(), Some("+5.6 %"));
     }
@@ -225,29 +229,31 @@ pub(super) mod tests {
             series(Configuration::None, &[15_000.0, 16_000.0], &[172_000.0]),
             series(Configuration::Agent { rules: 10 }, &[16_700.0], &[180_000.0]),
         ];
-        let rows = rows(&all, true);
+        let rows = rows(&all, Meter::Instructions);
         assert_eq!(rows[1].datagram.compared, None);
         assert!(rows[1].connection.compared.is_some());
-        let unsteady = unsteady(&rows);
+        let unsteady = unsteady(&rows, "instructions");
         assert_eq!((unsteady.len(), unsteady[0].0), (1, "datagrams"));
-        assert_eq!(targets(&rows, true)[0].met, None);
+        assert_eq!(targets(&rows, Meter::Instructions)[0].met, None);
     }
 
     #[test]
     fn what_was_not_measured_is_not_judged() {
-        let rows = rows(&[series(Configuration::None, &[1.0], &[1.0])], true);
-        assert!(targets(&rows, true).iter().all(|target| target.met.is_none()));
-        assert!(targets(&steady(), false).iter().all(|target| target.met.is_none()));
+        let rows = rows(&[series(Configuration::None, &[1.0], &[1.0])], Meter::Instructions);
+        assert!(targets(&rows, Meter::Instructions).iter().all(|target| target.met.is_none()));
+        assert!(targets(&steady(), Meter::Time).iter().all(|target| target.met.is_none()));
     }
 
     #[test]
     fn time_is_compared_round_by_round() {
         let all = [
-            series(Configuration::None, &[100.0, 200.0], &[100.0, 200.0]),
-            series(Configuration::Agent { rules: 10 }, &[110.0, 220.0], &[100.0, 200.0]),
+            series(Configuration::None, &[100.0, 110.0], &[100.0, 200.0]),
+            series(Configuration::Agent { rules: 10 }, &[110.0, 121.0], &[100.0, 200.0]),
         ];
-        let rows = rows(&all, false);
+        let rows = rows(&all, Meter::Time);
         assert!((rows[1].datagram.compared.unwrap().ratio - 1.1).abs() < 1e-9);
-        assert_eq!(rows[1].datagram.median, 1_650.0);
+        assert_eq!(rows[1].datagram.median, 115.5);
+        assert_eq!(rows[1].connection.compared, None, "that baseline drifts too far");
+        assert_eq!(unsteady(&rows, "nanoseconds").len(), 1);
     }
 }

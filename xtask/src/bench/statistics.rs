@@ -3,6 +3,9 @@
 /// A baseline that varies by more than this by itself says nothing about the others.
 pub(super) const STEADY: f64 = 3.0;
 
+/// Time varies more than instructions; beyond this not even pairs tell anything.
+pub(super) const STEADY_TIME: f64 = 20.0;
+
 /// The middle of the values; of two in the middle, half-way between. 0 of none.
 pub(super) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
@@ -42,7 +45,8 @@ pub(super) fn compare_paired(baseline: &[f64], values: &[f64]) -> Option<Compari
     let pairs = || baseline.iter().zip(values).filter(|(base, _)| **base > 0.0);
     let ratios: Vec<f64> = pairs().map(|(base, value)| value / base).collect();
     let more: Vec<f64> = pairs().map(|(base, value)| value - base).collect();
-    (!ratios.is_empty()).then(|| Comparison { more: median(&more), ratio: median(&ratios) })
+    (!ratios.is_empty() && spread(baseline) <= STEADY_TIME)
+        .then(|| Comparison { more: median(&more), ratio: median(&ratios) })
 }
 
 #[cfg(test)]
@@ -75,8 +79,9 @@ mod tests {
 
     #[test]
     fn pairs_cancel_a_drift() {
-        let comparison = compare_paired(&[100.0, 200.0, 400.0], &[150.0, 300.0, 600.0]).unwrap();
-        assert_eq!(comparison, Comparison { more: 100.0, ratio: 1.5 });
+        let comparison = compare_paired(&[100.0, 110.0, 120.0], &[150.0, 165.0, 180.0]).unwrap();
+        assert_eq!(comparison, Comparison { more: 55.0, ratio: 1.5 });
+        assert_eq!(compare_paired(&[100.0, 130.0], &[150.0, 195.0]), None);
         assert_eq!(compare_paired(&[0.0], &[1.0]), None);
     }
 }

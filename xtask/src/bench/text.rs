@@ -3,8 +3,7 @@
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::numbers::{grouped, signed};
-use super::report::{Figure, Report, Row, Target, unsteady};
-use super::statistics::STEADY;
+use super::report::{Figure, Report, Row, Target, limit, unsteady};
 
 /// The report for a terminal.
 pub(super) fn terminal(report: &Report) -> String {
@@ -34,13 +33,16 @@ pub(super) fn terminal(report: &Report) -> String {
 }
 
 /// Why there is no ratio, if there is none.
-pub(super) fn no_ratio(rows: &[Row]) -> Option<String> {
-    let unsteady: Vec<String> =
-        unsteady(rows).iter().map(|(workload, spread)| format!("{spread:.1} % for {workload}")).collect();
+pub(super) fn no_ratio(report: &Report) -> Option<String> {
+    let unsteady: Vec<String> = unsteady(&report.rows, report.unit)
+        .iter()
+        .map(|(workload, spread)| format!("{spread:.1} % for {workload}"))
+        .collect();
     (!unsteady.is_empty()).then(|| {
         format!(
-            "no ratio: without enforcement the rounds differ by {}, more than {STEADY} %",
-            unsteady.join(" and ")
+            "no ratio: without enforcement the rounds differ by {}, more than {} %",
+            unsteady.join(" and "),
+            limit(report.unit)
         )
     })
 }
@@ -156,6 +158,7 @@ fn verdict(target: &Target) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::counters::Meter;
     use crate::bench::machine::Machine;
     use crate::bench::report::{LeftOut, Program, targets, tests::steady};
 
@@ -169,7 +172,7 @@ mod tests {
             rounds: 5,
             datagrams: 40_000,
             connections: 4_000,
-            targets: targets(&rows, true),
+            targets: targets(&rows, Meter::Instructions),
             rows,
             programs: vec![Program { name: "to_endpoint".to_owned(), instructions: 38_123 }],
             left_out: vec![LeftOut { name: "agent-backstop".to_owned(), why: "it is not there".to_owned() }],
@@ -197,7 +200,7 @@ mod tests {
             text.contains("for a datagram: met (+1,100)\n") && text.contains("MISSED (+17,900)\n"),
             "{text}"
         );
-        assert_eq!(no_ratio(&report().rows), None);
+        assert_eq!(no_ratio(&report()), None);
     }
 
     #[test]

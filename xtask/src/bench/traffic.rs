@@ -2,6 +2,7 @@
 //! real-time priority, so that neither is interrupted by what else runs and no datagram is lost between them.
 
 use std::fs::{self, File};
+use std::net::{IpAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +14,7 @@ use lab::netns::{Netns, within};
 use lab::process::{output, shown, stop_child};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::counters::{self, Counted};
+use super::counters::{self, Counted, Meter};
 use super::policy::{HTTP, IPERF};
 use super::stage::Stage;
 use super::tools::Tools;
@@ -24,6 +25,8 @@ const MOST_LOST: f64 = 0.5;
 const ATTEMPTS: usize = 4;
 /// Nothing takes longer, or something hangs.
 const LIMIT: Duration = Duration::from_secs(120);
+/// A port of the server that nothing listens on.
+const UNUSED: u16 = 9;
 /// Bursts that a socket's default buffer holds, with pauses in which the server reads them.
 const PACE: &str = "20M/100";
 
@@ -34,17 +37,9 @@ pub(super) struct Load {
     pub(super) connections: u32,
     /// The processor for both ends.
     pub(super) cpu: u32,
-    /// Instructions are counted; else time is taken.
-    pub(super) counting: bool,
+    pub(super) meter: Meter,
     /// Both ends may have a real-time priority.
     pub(super) real_time: bool,
-}
-
-/// One measurement, for each unit of work.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Sample {
-    pub(super) counted: Counted,
-    pub(super) nanoseconds: f64,
 }
 
 /// Whether programs may be given a real-time priority here.
@@ -52,21 +47,30 @@ pub(super) fn real_time_is_allowed() -> bool {
     output(Command::new("chrt").args(["-f", "1", "true"])).is_ok_and(|output| output.status.success())
 }
 
+/// Whether a connection that nothing allows and nobody expects is dropped; if it is not, it is refused at once.
+pub(super) fn is_dropped(stage: &Stage) -> Result<bool> {
+    let (_, server) = stage.family().addresses();
+    let limit = Duration::from_millis(300);
+    let attempt =
+        within(&stage.client().path(), move || TcpStream::connect_timeout(&(server, UNUSED).into(), limit))?;
+    Ok(attempt.is_err_and(|error| error.kind() == std::io::ErrorKind::TimedOut))
+}
+
 /// Measures both workloads on a stage.
-pub(super) fn measure(stage: &Stage, load: &Load, tools: &Tools) -> Result<(Sample, Sample)> {
+pub(super) fn measure(stage: &Stage, load: &Load, tools: &Tools) -> Result<(Counted, Counted)> {
     let web = Server::web(stage, load, tools)?;
     let (_, server) = stage.family().addresses();
     let netns = stage.client().path();
+    // Also teaches both ends where the other one is.
     wait_for("the first connection", Duration::from_secs(10), || {
-        let attempt =
-            move || std::net::TcpStream::connect_timeout(&(server, HTTP).into(), Duration::from_secs(1));
+        let attempt = move || TcpStream::connect_timeout(&(server, HTTP).into(), Duration::from_secs(1));
         Ok(within(&netns, attempt)?.ok())
     })?;
     let connections = connections(stage, load, tools, &web)?;
     drop(web);
     for _ in 0..ATTEMPTS {
         let (sample, lost) = datagrams(stage, load, tools)?;
-        if lost <= MOST_LOST || !load.counting {
+        if lost <= MOST_LOST {
             return Ok((sample, connections));
         }
     }
@@ -75,11 +79,9 @@ pub(super) fn measure(stage: &Stage, load: &Load, tools: &Tools) -> Result<(Samp
     )
 }
 
-fn datagrams(stage: &Stage, load: &Load, tools: &Tools) -> Result<(Sample, f64)> {
+fn datagrams(stage: &Stage, load: &Load, tools: &Tools) -> Result<(Counted, f64)> {
     let server = Server::iperf(stage, load, tools)?;
     let (_, address) = stage.family().addresses();
-    // Time says nothing of a sender that pauses; what it loses has passed the enforcement before.
-    let pace = if load.counting { PACE } else { "0" };
     let command: Vec<String> = [
         tools.iperf3.display().to_string(),
         "-c".to_owned(),
@@ -88,19 +90,19 @@ fn datagrams(stage: &Stage, load: &Load, tools: &Tools) -> Result<(Sample, f64)>
         "-J".to_owned(),
     ]
     .into_iter()
-    .chain(["-l", "64", "-b", pace, "-k"].map(str::to_owned))
+    .chain(["-l", "64", "-b", PACE, "-k"].map(str::to_owned))
     .chain([load.datagrams.to_string()])
     .collect();
     let (text, counted) = client(stage, load, tools, &server, command)?;
     let result = Transfer::read(&text)?;
-    Ok((sample(counted, result.seconds, result.units), result.lost))
+    Ok((counted.each(result.units), result.lost))
 }
 
-fn connections(stage: &Stage, load: &Load, tools: &Tools, server: &Server) -> Result<Sample> {
+fn connections(stage: &Stage, load: &Load, tools: &Tools, server: &Server) -> Result<Counted> {
     let (_, address) = stage.family().addresses();
     let url = match address {
-        std::net::IpAddr::V4(address) => format!("http://{address}/"),
-        std::net::IpAddr::V6(address) => format!("http://[{address}]/"),
+        IpAddr::V4(address) => format!("http://{address}/"),
+        IpAddr::V6(address) => format!("http://[{address}]/"),
     };
     let command = [tools.ab.display().to_string()]
         .into_iter()
@@ -112,14 +114,7 @@ fn connections(stage: &Stage, load: &Load, tools: &Tools, server: &Server) -> Re
     if result.lost > 0.0 {
         bail!("{:.0} HTTP requests failed", result.lost);
     }
-    Ok(sample(counted, result.seconds, result.units))
-}
-
-fn sample(counted: Counted, seconds: f64, units: f64) -> Sample {
-    Sample {
-        counted: Counted { instructions: counted.instructions / units, cycles: counted.cycles / units },
-        nanoseconds: seconds * 1e9 / units,
-    }
+    Ok(counted.each(result.units))
 }
 
 /// Runs a client to its end: what it said, and what was counted.
@@ -133,17 +128,14 @@ fn client(
     let directory = stage.scratch().path();
     let inside =
         [String::from("nsenter"), format!("--net={}", stage.client().path().display()), "--".to_owned()];
-    let mut words: Vec<String> = inside.into_iter().chain(pinned(load)).chain(command).collect();
-    if load.counting {
-        let mut others = vec![server.child.id()];
-        // Packets are handed to this thread when there are too many at once.
-        others.extend(softirq_thread(load.cpu));
-        words = counters::around(&tools.perf, &others, directory, words);
-    }
+    let words: Vec<String> = inside.into_iter().chain(pinned(load)).chain(command).collect();
+    let mut others = vec![server.child.id()];
+    // Packets are handed to this thread when there are too many at once.
+    others.extend(softirq_thread(load.cpu));
+    let words = counters::around(load.meter, &tools.perf, &others, directory, words);
     let said = directory.join("client.out");
     bounded(&words, &said)?;
-    let counted = if load.counting { counters::sum(directory)? } else { Counted::default() };
-    Ok((fs::read_to_string(said)?, counted))
+    Ok((fs::read_to_string(said)?, counters::sum(load.meter, directory)?))
 }
 
 /// What puts a program on the processor, before its own words.
@@ -277,7 +269,6 @@ fn nginx(directory: &Path) -> String {
 #[derive(Debug, PartialEq)]
 struct Transfer {
     units: f64,
-    seconds: f64,
     /// Datagrams in per cent, or requests.
     lost: f64,
 }
@@ -292,11 +283,7 @@ impl Transfer {
             |name: &str| result["end"]["sum"][name].as_f64().with_context(|| format!("iperf3: no `{name}`"));
         // Newer versions count what arrived apart from what was sent.
         let received = result["end"]["sum_received"]["lost_percent"].as_f64().unwrap_or(0.0);
-        let transfer = Self {
-            units: number("packets")?,
-            seconds: number("seconds")?,
-            lost: number("lost_percent")?.max(received),
-        };
+        let transfer = Self { units: number("packets")?, lost: number("lost_percent")?.max(received) };
         if transfer.units < 1.0 {
             bail!("iperf3 sent nothing");
         }
@@ -309,11 +296,7 @@ impl Transfer {
                 .find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse::<f64>().ok())
                 .with_context(|| format!("ab: no `{name}` in:\n{text}"))
         };
-        Ok(Self {
-            units: number("Complete requests:")?,
-            seconds: number("Time taken for tests:")?,
-            lost: number("Failed requests:")?,
-        })
+        Ok(Self { units: number("Complete requests:")?, lost: number("Failed requests:")? })
     }
 }
 
@@ -324,7 +307,7 @@ mod tests {
     #[test]
     fn what_iperf_says_is_read() {
         let text = r#"{"end":{"sum":{"seconds":1.28,"packets":40000,"lost_percent":0.5},"sum_received":{"lost_percent":1.5}}}"#;
-        assert_eq!(Transfer::read(text).unwrap(), Transfer { units: 40_000.0, seconds: 1.28, lost: 1.5 });
+        assert_eq!(Transfer::read(text).unwrap(), Transfer { units: 40_000.0, lost: 1.5 });
         let error = Transfer::read(r#"{"error":"unable to connect"}"#).unwrap_err();
         assert_eq!(error.to_string(), "iperf3: unable to connect");
     }
@@ -332,14 +315,7 @@ mod tests {
     #[test]
     fn what_ab_says_is_read() {
         let text = "Time taken for tests:   1.271 seconds\nComplete requests:      5000\nFailed requests:        2\n   (Connect: 0, Receive: 2)\n";
-        assert_eq!(Transfer::read_ab(text).unwrap(), Transfer { units: 5_000.0, seconds: 1.271, lost: 2.0 });
+        assert_eq!(Transfer::read_ab(text).unwrap(), Transfer { units: 5_000.0, lost: 2.0 });
         assert!(Transfer::read_ab("apr_socket_recv: Connection refused").is_err());
-    }
-
-    #[test]
-    fn a_unit_is_a_part_of_the_whole() {
-        let sample = sample(Counted { instructions: 600.0, cycles: 300.0 }, 0.000_003, 3.0);
-        assert_eq!((sample.counted.instructions, sample.counted.cycles), (200.0, 100.0));
-        assert!((sample.nanoseconds - 1_000.0).abs() < 1e-6);
     }
 }
