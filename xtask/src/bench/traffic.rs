@@ -23,8 +23,9 @@ use super::tools::Tools;
 const MOST_LOST: f64 = 0.5;
 /// A measurement that others disturbed is taken again so often.
 const ATTEMPTS: usize = 4;
-/// Nothing takes longer, or something hangs.
-const LIMIT: Duration = Duration::from_secs(120);
+/// A client takes a second or two. iperf3's hangs now and then, if something held it up and it could not keep its pace:
+/// it then waits for the server without pausing, and the server waits for the processor.
+const LIMIT: Duration = Duration::from_secs(15);
 /// A port of the server that nothing listens on.
 const UNUSED: u16 = 9;
 /// Bursts that a socket's default buffer holds, with pauses in which the server reads them.
@@ -69,17 +70,17 @@ pub(super) fn measure(stage: &Stage, load: &Load, tools: &Tools) -> Result<(Coun
     let connections = connections(stage, load, tools, &web)?;
     drop(web);
     for _ in 0..ATTEMPTS {
-        let (sample, lost) = datagrams(stage, load, tools)?;
-        if lost <= MOST_LOST {
+        if let Some((sample, lost)) = datagrams(stage, load, tools)?
+            && lost <= MOST_LOST
+        {
             return Ok((sample, connections));
         }
     }
-    bail!(
-        "more than {MOST_LOST} % of the datagrams were lost {ATTEMPTS} times: something keeps the processor busy"
-    )
+    bail!("{ATTEMPTS} times datagrams were lost or came to no end: something keeps the processor busy")
 }
 
-fn datagrams(stage: &Stage, load: &Load, tools: &Tools) -> Result<(Counted, f64)> {
+/// What each datagram cost, and how many of them were lost, in per cent; nothing if the client hung.
+fn datagrams(stage: &Stage, load: &Load, tools: &Tools) -> Result<Option<(Counted, f64)>> {
     let server = Server::iperf(stage, load, tools)?;
     let (_, address) = stage.family().addresses();
     let command: Vec<String> = [
@@ -93,9 +94,9 @@ fn datagrams(stage: &Stage, load: &Load, tools: &Tools) -> Result<(Counted, f64)
     .chain(["-l", "64", "-b", PACE, "-k"].map(str::to_owned))
     .chain([load.datagrams.to_string()])
     .collect();
-    let (text, counted) = client(stage, load, tools, &server, command)?;
+    let Some((text, counted)) = client(stage, load, tools, &server, command)? else { return Ok(None) };
     let result = Transfer::read(&text)?;
-    Ok((counted.each(result.units), result.lost))
+    Ok(Some((counted.each(result.units), result.lost)))
 }
 
 fn connections(stage: &Stage, load: &Load, tools: &Tools, server: &Server) -> Result<Counted> {
@@ -109,7 +110,8 @@ fn connections(stage: &Stage, load: &Load, tools: &Tools, server: &Server) -> Re
         .chain(["-q", "-c", "8", "-n"].map(str::to_owned))
         .chain([load.connections.to_string(), url])
         .collect();
-    let (text, counted) = client(stage, load, tools, server, command)?;
+    let (text, counted) = client(stage, load, tools, server, command)?
+        .with_context(|| format!("ab took more than {} s", LIMIT.as_secs()))?;
     let result = Transfer::read_ab(&text)?;
     if result.lost > 0.0 {
         bail!("{:.0} HTTP requests failed", result.lost);
@@ -117,14 +119,14 @@ fn connections(stage: &Stage, load: &Load, tools: &Tools, server: &Server) -> Re
     Ok(counted.each(result.units))
 }
 
-/// Runs a client to its end: what it said, and what was counted.
+/// Runs a client to its end: what it said, and what was counted; nothing if it came to none.
 fn client(
     stage: &Stage,
     load: &Load,
     tools: &Tools,
     server: &Server,
     command: Vec<String>,
-) -> Result<(String, Counted)> {
+) -> Result<Option<(String, Counted)>> {
     let directory = stage.scratch().path();
     let inside =
         [String::from("nsenter"), format!("--net={}", stage.client().path().display()), "--".to_owned()];
@@ -134,8 +136,10 @@ fn client(
     others.extend(softirq_thread(load.cpu));
     let words = counters::around(load.meter, &tools.perf, &others, directory, words);
     let said = directory.join("client.out");
-    bounded(&words, &said)?;
-    Ok((fs::read_to_string(said)?, counters::sum(load.meter, directory)?))
+    if !bounded(&words, &said)? {
+        return Ok(None);
+    }
+    Ok(Some((fs::read_to_string(said)?, counters::sum(load.meter, directory)?)))
 }
 
 /// What puts a program on the processor, before its own words.
@@ -157,8 +161,9 @@ fn softirq_thread(cpu: u32) -> Option<u32> {
         .find(|pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == wanted))
 }
 
-/// Runs words to their end with what they say in a file; ends all of them if they take too long or on an interrupt.
-fn bounded(words: &[String], said: &Path) -> Result<()> {
+/// Runs words to their end with what they say in a file. Ends them on an interrupt, and if they take too long, which is
+/// `false`.
+fn bounded(words: &[String], said: &Path) -> Result<bool> {
     let (program, arguments) = words.split_first().context("no command")?;
     let file = File::create(said)?;
     let mut command = Command::new(program);
@@ -175,15 +180,14 @@ fn bounded(words: &[String], said: &Path) -> Result<()> {
                 kill_process_group(group, Signal::KILL).context("failed to end a client")?;
             }
             child.wait()?;
-            stopped?;
-            bail!("`{}` took more than {} s", shown(&command), LIMIT.as_secs());
+            return stopped.map(|()| false);
         }
         std::thread::sleep(Duration::from_millis(10));
     };
     if !status.success() {
         bail!("`{}` failed ({status}): {}", shown(&command), fs::read_to_string(said)?.trim());
     }
-    Ok(())
+    Ok(true)
 }
 
 /// A server inside its namespace; it ends with the value.
