@@ -1,7 +1,8 @@
-//! Development commands of Portcullis: `setup`, `build`, `demo`, `test`, `fuzz`, `vm` and `tidy`. The one engine behind
-//! the README's two commands and behind CI.
+//! Development commands of Portcullis: `setup`, `build`, `demo`, `test`, `fuzz`, `vm`, `bench`, `mutants` and `tidy`. The
+//! one engine behind the README's two commands and behind CI.
 #![expect(clippy::print_stdout, reason = "what these commands have to say is for the terminal")]
 
+mod bench;
 mod build;
 mod demo;
 mod fuzz;
@@ -36,6 +37,8 @@ enum Command {
     Fuzz(fuzz::Arguments),
     /// Run the tests that ask a kernel on older kernels of Debian, emulated
     Vm(vm::Arguments),
+    /// Measure what enforcement costs
+    Bench(bench::Arguments),
     /// Check the rules of the code base that no compiler knows
     Tidy,
 }
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Tidy => tidy::run(),
     };
     match result {

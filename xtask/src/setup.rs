@@ -67,6 +67,23 @@ pub(crate) fn ensure() -> Result<Outcome> {
     bail!("setup does not come to an end; still to do: {missing}")
 }
 
+/// Installs packages that one command alone needs.
+pub(crate) fn install(packages: &[String]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    println!("setup: installing {}", packages.join(" "));
+    carry_out(&Step::AptUpdate)?;
+    carry_out(&Step::AptInstall(packages.to_vec()))
+}
+
+/// Unpacks a package below `target/` instead of installing it, so that no service of it starts.
+pub(crate) fn unpack(package: &str) -> Result<()> {
+    println!("setup: unpacking {package} below target/ (nothing is installed or started)");
+    carry_out(&Step::AptUpdate)?;
+    engine::unpack_package(package)
+}
+
 fn carry_out(step: &Step) -> Result<()> {
     match step {
         Step::AptUpdate => quiet(Command::new("apt-get").args(["update", "-qq"])),

@@ -50,6 +50,19 @@ impl Agent {
         inventory: &Inventory,
         profile: &str,
     ) -> Result<Self> {
+        Self::start_with(binary, host, scratch, policies, inventory, profile, &[])
+    }
+
+    /// The same, with more arguments for `run`.
+    pub fn start_with(
+        binary: &Path,
+        host: &Netns,
+        scratch: &Scratch,
+        policies: &Path,
+        inventory: &Inventory,
+        profile: &str,
+        more: &[&str],
+    ) -> Result<Self> {
         let directory = scratch.path().join("agent");
         let pins = directory.join("bpf");
         fs::create_dir_all(&pins)?;
@@ -73,7 +86,8 @@ impl Agent {
             .arg("--state-dir")
             .arg(directory.join("state"))
             .arg("--events")
-            .arg(directory.join("events.jsonl"));
+            .arg(directory.join("events.jsonl"))
+            .args(more);
         let log = File::create(directory.join("agent.log"))?;
         fs::write(directory.join("command"), format!("{}\n", shown(&command)))?;
         // Relative paths of policies stay short, in what the agent prints as on its command line.

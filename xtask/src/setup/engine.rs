@@ -31,15 +31,25 @@ pub(super) fn unpack() -> Result<()> {
     let root = tools::lab_tools();
     let mut libraries = BTreeSet::new();
     for package in ENGINE_PACKAGES {
-        if !known(package) {
-            continue;
+        if known(package) {
+            libraries.extend(unpack_into(&root, package)?);
         }
-        let archive = download(package)?;
-        extract(&archive, &root)?;
-        libraries.extend(library_dependencies(&archive)?);
-        fs::remove_file(&archive)?;
     }
     install_missing(&libraries)
+}
+
+/// The same for one package that is no part of an engine.
+pub(super) fn unpack_package(package: &str) -> Result<()> {
+    install_missing(&unpack_into(&tools::lab_tools(), package)?)
+}
+
+/// Fetches and unpacks a package; returns the shared libraries that it names.
+fn unpack_into(root: &Path, package: &str) -> Result<BTreeSet<String>> {
+    let archive = download(package)?;
+    extract(&archive, root)?;
+    let libraries = library_dependencies(&archive)?;
+    fs::remove_file(&archive)?;
+    Ok(libraries)
 }
 
 /// Compose: a single binary is unpacked, the older Python program is installed, but only if no engine comes with it.
