@@ -1,6 +1,6 @@
 //! What happens at each hook, in order: parse, validate the sender, track, decide, report.
 
-use core::{mem::MaybeUninit, ptr::null_mut};
+use core::mem::MaybeUninit;
 
 use agent_common::{
     config::Config,
@@ -14,7 +14,7 @@ use agent_common::{
 use crate::{
     diagnose,
     identify::{self, Side},
-    maps::{self, Policy, Scratch},
+    maps::{self, Policy},
     parse::{self, Frame, FrameKind},
     recent,
     report::{self, Authority, Denial},
@@ -96,28 +96,29 @@ pub(crate) fn run(skb: Skb, hook: Hook) -> Verdict {
     }
     // Also at a port that nothing is known of yet, for the report.
     parse::parse(skb, &mut scratch.frame);
-    let mut known = null_mut();
-    if let Some(port) = port
-        && is_tracked(port, &scratch.frame, hook)
-    {
-        let direction = direction(hook);
-        // SAFETY: every field is written; as a whole it would be put together on the stack first.
-        let key = unsafe {
-            (*scratch.key.as_mut_ptr()).set(skb.ifindex(), direction, &scratch.frame.packet);
-            scratch.key.assume_init_ref()
-        };
-        let place = recent::place(key);
-        // Most packets end here, before anything is laid out that only the others need.
-        if recent::knows(skb, config, key, place, direction, &scratch.frame) {
-            return report::forward(hook);
+    let outcome = match port {
+        Some(port) if is_tracked(port, &scratch.frame, hook) => {
+            let direction = direction(hook);
+            // SAFETY: every field is written; as a whole it would be put together on the stack first.
+            let key = unsafe {
+                (*scratch.key.as_mut_ptr()).set(skb.ifindex(), direction, &scratch.frame.packet);
+                scratch.key.assume_init_ref()
+            };
+            // Most packets end here, before anything is laid out that only the others need.
+            let place = recent::place(key);
+            if recent::knows(skb, config, key, place, direction, &scratch.frame) {
+                return report::forward(hook);
+            }
+            let known = track::find(skb, config, key, direction, &scratch.frame);
+            if track::goes_on(known, skb, config, key, place, direction, &scratch.frame) {
+                return report::forward(hook);
+            }
+            let own = Side::of_port(skb.ifindex(), port).party;
+            let scene = Scene { skb, config, port, known, own };
+            flow(&scene, &scratch.frame, key, &mut scratch.question, direction)
         }
-        known = track::find(skb, config, key, direction, &scratch.frame);
-        if track::goes_on(known, skb, config, key, place, direction, &scratch.frame) {
-            return report::forward(hook);
-        }
-    }
-    maps::forget();
-    let outcome = judge(skb, config, port, known, scratch, hook);
+        _ => judge(skb, port, &scratch.frame, hook),
+    };
     if matches!(outcome.action, Action::Forward) {
         return report::forward(hook);
     }
@@ -156,32 +157,24 @@ pub(crate) fn run(skb: Skb, hook: Hook) -> Verdict {
     report::denied(skb, config, &scratch.frame, &mut scratch.attempt, &mut scratch.denied, denial)
 }
 
-/// What a hook comes to for one packet.
+/// What a hook comes to for a frame that is not tracked.
 #[inline(always)]
-fn judge(
-    skb: Skb,
-    config: &'static Config,
-    port: Option<&'static Interface>,
-    known: *mut FlowEntry,
-    scratch: &mut Scratch,
-    hook: Hook,
-) -> Outcome {
+fn judge(skb: Skb, port: Option<&'static Interface>, frame: &Frame, hook: Hook) -> Outcome {
     let Some(port) = port else {
         diagnose::port_without_entry(skb.ifindex());
-        let reason = match scratch.frame.flaw() {
+        let reason = match frame.flaw() {
             Some(DropReason::InvalidPacket) => DropReason::InvalidPacket,
             _ => DropReason::NotReady,
         };
         let mut outcome = Outcome::refuse(reason, Side::UNKNOWN);
         // A new container's stack finds its way before anybody uses it.
-        outcome.opening = matches!(scratch.frame.kind, FrameKind::Flow);
+        outcome.opening = matches!(frame.kind, FrameKind::Flow);
         return outcome;
     };
-    let scene = Scene { skb, config, port, known, own: Side::of_port(skb.ifindex(), port).party };
     match hook {
-        Hook::ToEndpoint if port.is_covered() => to_endpoint(&scene, scratch),
-        Hook::ToEndpoint => into_unmanaged(&scene, &scratch.frame),
-        Hook::FromEndpoint => from_endpoint(&scene, scratch),
+        Hook::ToEndpoint if port.is_covered() => to_endpoint(frame),
+        Hook::ToEndpoint => into_unmanaged(port, frame),
+        Hook::FromEndpoint => from_endpoint(port, frame),
     }
 }
 
@@ -208,13 +201,21 @@ const fn direction(hook: Hook) -> Direction {
     }
 }
 
-/// Whether a packet is one of those that flows are made of, and comes from whom it says.
+/// Whether a packet is one of those that flows are made of, at a port whose flows are kept, and not under a false name.
 #[inline(always)]
 fn is_tracked(port: &Interface, frame: &Frame, hook: Hook) -> bool {
     port.is_covered()
         && frame.flaw().is_none()
         && matches!(frame.kind, FrameKind::Flow)
-        && (matches!(hook, Hook::ToEndpoint) || !has_foreign_mac(port, frame))
+        && match hook {
+            Hook::ToEndpoint => true,
+            // The address is looked at only if the packet belongs to no flow: a flow has those that it was opened
+            // with. An error is found by the addresses that it quotes, which are not its own.
+            Hook::FromEndpoint => {
+                !has_foreign_mac(port, frame)
+                    && (!matches!(frame.packet.intent, Intent::Error) || is_own_source(port, frame))
+            }
+        }
 }
 
 /// Whether a frame carries another source MAC than the port's.
@@ -223,17 +224,17 @@ fn has_foreign_mac(port: &Interface, frame: &Frame) -> bool {
     frame.source_mac != port.expected_mac(frame.source_mac)
 }
 
-/// tc egress of a port: what would enter the container.
+/// tc egress of a covered port: what would enter the container, and is not tracked.
 #[inline(always)]
-fn to_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
-    if let Some(reason) = scratch.frame.flaw() {
+fn to_endpoint(frame: &Frame) -> Outcome {
+    if let Some(reason) = frame.flaw() {
         return Outcome::refuse(reason, Side::UNKNOWN);
     }
-    match scratch.frame.kind {
-        FrameKind::Flow => flow(scene, scratch, Direction::Ingress),
+    match frame.kind {
         // Checked where they were sent; the host's own are trusted.
         FrameKind::Arp | FrameKind::Neighbour => Outcome::FORWARD,
-        FrameKind::Listener | FrameKind::Chatter => {
+        // What a flow is made of is tracked and does not get here.
+        FrameKind::Flow | FrameKind::Listener | FrameKind::Chatter => {
             Outcome::refuse(DropReason::UnsupportedProtocol, Side::UNKNOWN)
         }
     }
@@ -242,24 +243,23 @@ fn to_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
 /// What a covered container sends into an unmanaged one was judged by the address that it called, so it has to be
 /// this container's. The report looks up the sender by itself.
 #[inline(always)]
-fn into_unmanaged(scene: &Scene, frame: &Frame) -> Outcome {
+fn into_unmanaged(port: &Interface, frame: &Frame) -> Outcome {
     if let Some(reason) = frame.flaw() {
         return Outcome::refuse(reason, Side::UNKNOWN);
     }
     match frame.kind {
         FrameKind::Arp | FrameKind::Neighbour => Outcome::FORWARD,
-        FrameKind::Flow if scene.port.owns(&frame.packet.destination) => Outcome::FORWARD,
+        FrameKind::Flow if port.owns(&frame.packet.destination) => Outcome::FORWARD,
         _ => Outcome::refuse(DropReason::UnknownDestination, Side::UNKNOWN),
     }
 }
 
-/// tc ingress of a port: what the container sends.
+/// tc ingress of a port: what the container sends, and is not tracked.
 #[inline(always)]
-fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
-    let frame = &scratch.frame;
-    let foreign_mac = has_foreign_mac(scene.port, frame);
+fn from_endpoint(port: &Interface, frame: &Frame) -> Outcome {
+    let foreign_mac = has_foreign_mac(port, frame);
     if let Some(reason) = frame.flaw() {
-        if scene.port.is_covered() {
+        if port.is_covered() {
             return Outcome::refuse(reason, Side::UNKNOWN);
         }
         // What an unmanaged container sends is refused where it would enter a covered endpoint; but no frame at all may
@@ -272,37 +272,29 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Outcome {
     }
     let spoofed = foreign_mac
         || match frame.kind {
-            FrameKind::Arp | FrameKind::Neighbour => !is_own_claim(scene.port, frame),
-            // A covered endpoint's is looked at only if it belongs to no flow: a flow has the addresses that it
-            // was opened with. An error is found by the addresses that it quotes, which are not its own.
-            FrameKind::Flow => {
-                (!scene.port.is_covered() || matches!(frame.packet.intent, Intent::Error))
-                    && !is_own_source(scene.port, frame)
-            }
+            FrameKind::Arp | FrameKind::Neighbour => !is_own_claim(port, frame),
+            // A covered endpoint's would be tracked if it were its own.
+            FrameKind::Flow => port.is_covered() || !is_own_source(port, frame),
             FrameKind::Listener | FrameKind::Chatter => false,
         };
-    if spoofed {
-        return Outcome::refuse(DropReason::SpoofedSource, Side::UNKNOWN);
-    }
-    maps::forget();
-    if scene.port.is_covered() && matches!(frame.kind, FrameKind::Flow) {
-        return flow(scene, scratch, Direction::Egress);
-    }
-    Outcome::FORWARD
+    if spoofed { Outcome::refuse(DropReason::SpoofedSource, Side::UNKNOWN) } else { Outcome::FORWARD }
 }
 
-/// A TCP, UDP or ICMP packet at a covered port, which either belongs to a flow or opens one.
+/// A tracked packet that does not simply belong to a flow.
 #[inline(always)]
-fn flow(scene: &Scene, scratch: &mut Scratch, direction: Direction) -> Outcome {
-    let frame = &scratch.frame;
-    // SAFETY: written before the packet was looked for.
-    let key = unsafe { scratch.key.assume_init_ref() };
+fn flow(
+    scene: &Scene,
+    frame: &Frame,
+    key: &FlowKey,
+    question: &mut MaybeUninit<Attempt>,
+    direction: Direction,
+) -> Outcome {
     // SAFETY: as in `track::find`.
     let known = unsafe { scene.known.as_mut() };
     let outcome = match known {
         Some(entry) if track::is_current(entry, scene.config) => Outcome::FORWARD,
         mut known => {
-            let outcome = ask(scene, frame, key, &mut scratch.question, direction, known.as_deref_mut());
+            let outcome = ask(scene, frame, key, question, direction, known.as_deref_mut());
             if known.is_none() || !outcome.goes_on() {
                 return outcome;
             }

@@ -37,10 +37,6 @@ pub(crate) struct Frame {
     /// For ARP and ND: the address that the frame says belongs to `claim_mac`. For ICMP errors: who sends it.
     pub(crate) claim: Address,
     pub(crate) claim_mac: Mac,
-    /// Room for headers that are too long for the stack.
-    ipv6_header: [u64; IPV6 / 8],
-    /// The same for what an ICMP error quotes.
-    quoted: [u64; IPV6 / 8 + 1],
 }
 
 /// What a frame is handled as.
