@@ -1,0 +1,455 @@
+//! What happens at each hook, step by step as the documents list them, with a trace of the reasoning.
+
+use std::net::IpAddr;
+
+use crate::attempts::{Attempts, Kind, Shape};
+use crate::decision::{Authority, Known, Question, Ruling};
+use crate::flows::{FarEnd, Flow, Flows, Timeouts, Tuple};
+use crate::frame::{Content, Flags, Frame, Wish, read};
+use crate::policy::strictest;
+use crate::verdict::{Answer, Denial, Direction, Hook, Mode, Reason, Severity, Who};
+
+/// One packet at one hook.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<'a> {
+    pub hook: Hook,
+    /// The interface of the hook.
+    pub at: u32,
+    /// The interface that it came in by; 0 for the host's own.
+    pub from: u32,
+    pub mark: u32,
+    pub bytes: &'a [u8],
+}
+
+/// The model: what is known, what is remembered, and a clock of its own.
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub known: Known,
+    pub revision: u32,
+    pub timeouts: Timeouts,
+    /// Seconds in which a repeated denial is no new attempt.
+    pub attempt_window: u64,
+    pub now: u64,
+    /// Why the last answer was given.
+    pub trace: Vec<String>,
+    flows: Flows,
+    attempts: Attempts,
+}
+
+/// What a hook comes to, before it is counted.
+#[derive(Debug)]
+enum Outcome {
+    Forward,
+    /// For a reason that needs no policy; perhaps it is known who is on the other side.
+    Refuse(Reason, Option<Who>),
+    /// By a policy. `opened` is the way that the flow's first packet went.
+    Deny { reason: Reason, observed: bool, opened: Direction, other: Who, authority: Authority, attempt: bool },
+}
+
+use Outcome::{Deny, Forward, Refuse};
+
+impl Model {
+    #[must_use]
+    pub fn new(known: Known, revision: u32, timeouts: Timeouts, attempt_window: u64) -> Self {
+        Self {
+            known,
+            revision,
+            timeouts,
+            attempt_window,
+            now: 0,
+            trace: Vec::new(),
+            flows: Flows::new(),
+            attempts: Attempts::default(),
+        }
+    }
+
+    /// Lets a packet pass a hook.
+    pub fn judge(&mut self, packet: &Packet<'_>) -> Answer {
+        self.trace.clear();
+        let frame = read(packet.bytes);
+        self.say(format!("{frame:?}"));
+        let outcome = match packet.hook {
+            Hook::ToEndpoint => self.to_endpoint(packet, &frame),
+            Hook::FromEndpoint => self.from_endpoint(packet, &frame),
+        };
+        self.say(format!("{outcome:?}"));
+        let denial = self.denial(packet, &frame, outcome);
+        Answer {
+            forwarded: denial.as_ref().is_none_or(|denial| denial.observed),
+            denial,
+            mark: self.mark_after(packet),
+        }
+    }
+
+    fn say(&mut self, line: impl Into<String>) {
+        self.trace.push(line.into());
+    }
+
+    /// What a container sends carries its port's number from then on.
+    fn mark_after(&self, packet: &Packet<'_>) -> u32 {
+        let host = &self.known.host;
+        match (packet.hook, host.container(packet.at), host.marks.get(&packet.at)) {
+            (Hook::FromEndpoint, Some(_), Some(own)) => packet.mark & !host.mark_mask | own,
+            _ => packet.mark,
+        }
+    }
+
+    fn not_ready(frame: &Frame) -> Outcome {
+        match frame.flaw {
+            Some(Reason::InvalidPacket) => Refuse(Reason::InvalidPacket, None),
+            _ => Refuse(Reason::NotReady, None),
+        }
+    }
+
+    fn to_endpoint(&mut self, packet: &Packet<'_>, frame: &Frame) -> Outcome {
+        let Some(own) = self.known.host.container(packet.at) else { return Self::not_ready(frame) };
+        let sender = self.known.host.sender(packet.from, packet.mark);
+        if self.known.covered(packet.at).is_none() {
+            if self.known.covered_who(sender).is_none() {
+                return Forward;
+            }
+            return match (frame.flaw, frame.content) {
+                (Some(reason), _) => Refuse(reason, None),
+                (None, Content::Claim { .. }) => Forward,
+                (None, Content::Flow(_)) if owns(&own.addresses, destination(frame)) => Forward,
+                _ => Refuse(Reason::UnknownDestination, None),
+            };
+        }
+        match (frame.flaw, frame.content) {
+            (Some(reason), _) => Refuse(reason, None),
+            (None, Content::Claim { .. }) => Forward,
+            (None, Content::Flow(wish)) => self.flow(packet, frame, wish, Direction::Ingress),
+            _ => Refuse(Reason::UnsupportedProtocol, None),
+        }
+    }
+
+    fn from_endpoint(&mut self, packet: &Packet<'_>, frame: &Frame) -> Outcome {
+        let Some(own) = self.known.host.container(packet.at) else { return Self::not_ready(frame) };
+        let validated =
+            self.known.host.bridge_of(packet.at).is_some_and(|bridge| self.known.bridge_has_covered(bridge));
+        if !validated {
+            return Forward;
+        }
+        let covered = self.known.covered(packet.at).is_some();
+        let foreign_mac = own.mac.is_some_and(|mac| mac != frame.source_mac);
+        match frame.flaw {
+            Some(reason) if covered => return Refuse(reason, None),
+            Some(_) if !foreign_mac => return Forward,
+            _ => {}
+        }
+        if foreign_mac {
+            return Refuse(Reason::SpoofedSource, None);
+        }
+        match frame.content {
+            Content::Claim { address, mac, own_link_local } => {
+                let right = address.is_none_or(|address| owns(&own.addresses, address) || own_link_local);
+                if right && mac == frame.source_mac {
+                    Forward
+                } else {
+                    Refuse(Reason::SpoofedSource, None)
+                }
+            }
+            Content::Flow(wish) => {
+                // A flow has the addresses that it was opened with; an error has its own beside those it quotes.
+                let first = !covered || matches!(wish, Wish::Complain { .. });
+                if first && !owns(&own.addresses, sender_address(frame, wish)) {
+                    return Refuse(Reason::SpoofedSource, None);
+                }
+                if covered { self.flow(packet, frame, wish, Direction::Egress) } else { Forward }
+            }
+            _ => Forward,
+        }
+    }
+
+    /// A TCP, UDP or ICMP packet at a covered port.
+    fn flow(&mut self, packet: &Packet<'_>, frame: &Frame, wish: Wish, direction: Direction) -> Outcome {
+        let tuple = tuple(packet.at, frame, direction);
+        let sender = self.known.host.sender(packet.from, packet.mark);
+        if self.belongs(&tuple, wish, direction, sender) {
+            return self.known_flow(&tuple, frame, wish, direction);
+        }
+        let other = match direction {
+            Direction::Ingress => sender,
+            Direction::Egress => self.known.host.receiver(tuple.remote.0),
+        };
+        if let Err(reason) = self.may_ask(&tuple, frame, wish, direction, other) {
+            return Refuse(reason, Some(other));
+        }
+        let ruling = self.ask(&tuple, direction, other);
+        // Towards another covered container that one's own hook says no.
+        let elsewhere = direction == Direction::Egress && self.known.covered_who(other).is_some();
+        let observed = match (ruling.denied, ruling.mode) {
+            (None, _) => false,
+            (Some(_), Mode::Observe) => !elsewhere,
+            (Some(_), Mode::Enforce) if elsewhere => return Forward,
+            (Some(reason), Mode::Enforce) => return deny(reason, false, direction, other, ruling.authority),
+        };
+        self.open(tuple, wish, direction, other, observed);
+        match ruling.denied {
+            Some(reason) if observed => deny(reason, true, direction, other, ruling.authority),
+            _ => Forward,
+        }
+    }
+
+    /// Whether a packet belongs to a living flow, from the flow's own far end.
+    fn belongs(&mut self, tuple: &Tuple, wish: Wish, direction: Direction, sender: Who) -> bool {
+        if matches!(wish, Wish::Connect(_) | Wish::Ask) {
+            return false;
+        }
+        let Some(flow) = self.flows.get_mut(tuple) else { return false };
+        if flow.is_expired(tuple.protocol, self.now, &self.timeouts) {
+            self.trace.push(format!("{flow:?} has expired, it is {}", self.now));
+            return false;
+        }
+        self.trace.push(format!("{flow:?}, packet from {sender:?}"));
+        if direction == Direction::Egress {
+            return true;
+        }
+        if sender == Who::Unknown {
+            return false;
+        }
+        // The host forwards for others, and says so when it cannot.
+        if matches!(wish, Wish::Complain { .. }) && sender == Who::Host {
+            return true;
+        }
+        match flow.far_end {
+            FarEnd::Known(far_end) => far_end == sender,
+            FarEnd::Anybody => {
+                flow.far_end = FarEnd::Known(sender);
+                true
+            }
+        }
+    }
+
+    /// A packet of a flow passes, unless the flow has to be decided again and no longer may.
+    fn known_flow(&mut self, tuple: &Tuple, frame: &Frame, wish: Wish, direction: Direction) -> Outcome {
+        let Some(flow) = self.flows.get(tuple) else { return Forward };
+        let current = flow.revision == self.revision && !flow.observed && !flow.revoked;
+        let outcome = if current { Forward } else { self.again(tuple) };
+        let revoked = matches!(outcome, Deny { observed: false, .. });
+        if let Some(flow) = self.flows.get_mut(tuple)
+            && !revoked
+        {
+            let flags = match wish {
+                Wish::Complain { .. } => return outcome,
+                Wish::GoOn(flags) | Wish::Connect(flags) => flags,
+                Wish::Ask | Wish::Send => Flags::default(),
+            };
+            flow.note(frame.protocol, direction, flags, self.now);
+        }
+        outcome
+    }
+
+    /// Decides a flow again, in the direction that it was opened in.
+    fn again(&mut self, tuple: &Tuple) -> Outcome {
+        let Some(flow) = self.flows.get(tuple) else { return Forward };
+        let opened = flow.opened;
+        let other = match (opened, flow.far_end) {
+            (Direction::Ingress, FarEnd::Known(who)) => self.still(who),
+            (Direction::Ingress, FarEnd::Anybody) => Who::Unknown,
+            (Direction::Egress, _) => self.known.host.receiver(tuple.remote.0),
+        };
+        let ruling = self.ask(tuple, opened, other);
+        let elsewhere = opened == Direction::Egress && self.known.covered_who(other).is_some();
+        let (revision, now) = (self.revision, self.now);
+        let Some(flow) = self.flows.get_mut(tuple) else { return Forward };
+        flow.revision = revision;
+        flow.revoked = ruling.denied.is_some() && ruling.mode == Mode::Enforce;
+        if flow.revoked {
+            return deny(Reason::Revoked, false, opened, other, ruling.authority);
+        }
+        flow.observed = ruling.denied.is_some() && !elsewhere;
+        flow.touch(now);
+        match ruling.denied {
+            Some(reason) if !elsewhere => {
+                let authority = ruling.authority;
+                Deny { reason, observed: true, opened, other, authority, attempt: false }
+            }
+            _ => Forward,
+        }
+    }
+
+    /// Somebody, if he is still there.
+    fn still(&self, who: Who) -> Who {
+        match who {
+            Who::Container(port) if self.known.host.container(port).is_none() => Who::Unknown,
+            _ => who,
+        }
+    }
+
+    fn may_ask(
+        &self,
+        tuple: &Tuple,
+        frame: &Frame,
+        wish: Wish,
+        direction: Direction,
+        other: Who,
+    ) -> Result<(), Reason> {
+        let own = self.known.host.container(tuple.port).map_or(&[][..], |own| &own.addresses);
+        match direction {
+            Direction::Ingress if other == Who::Unknown => return Err(Reason::UnknownSource),
+            Direction::Ingress if !owns(own, tuple.local.0) => return Err(Reason::UnknownDestination),
+            Direction::Egress if !owns(own, sender_address(frame, wish)) => return Err(Reason::SpoofedSource),
+            Direction::Egress if other == Who::Unknown => return Err(Reason::UnknownDestination),
+            _ => {}
+        }
+        match wish {
+            Wish::GoOn(_) | Wish::Complain { .. } => Err(Reason::NotTracked),
+            Wish::Connect(_) | Wish::Ask | Wish::Send => Ok(()),
+        }
+    }
+
+    fn ask(&mut self, tuple: &Tuple, opened: Direction, other: Who) -> Ruling {
+        let own = Who::Container(tuple.port);
+        let (source, destination, port) = match opened {
+            Direction::Ingress => (other, own, tuple.local.1),
+            Direction::Egress => (own, other, tuple.remote.1),
+        };
+        let (outside, protocol) = (tuple.remote.0, tuple.protocol);
+        let question = Question { source, destination, outside, protocol, port };
+        let ruling = self.known.decide(&question);
+        self.say(format!("{question:?}: {ruling:?}"));
+        ruling
+    }
+
+    fn open(&mut self, tuple: Tuple, wish: Wish, direction: Direction, other: Who, observed: bool) {
+        let far_end = match other {
+            Who::SomeContainer | Who::Unknown => FarEnd::Anybody,
+            who => FarEnd::Known(who),
+        };
+        let (now, revision) = (self.now, self.revision);
+        // A late copy of the SYN does not begin a connection again that is open at both ends.
+        if let Some(flow) = self.flows.get_mut(&tuple)
+            && matches!(wish, Wish::Connect(_))
+            && flow.is_connected()
+            && flow.opened == direction
+            && flow.far_end == far_end
+            && !flow.is_expired(tuple.protocol, now, &self.timeouts)
+        {
+            flow.touch(now);
+            (flow.revision, flow.observed, flow.revoked) = (revision, observed, false);
+            return;
+        }
+        self.flows.insert(tuple, Flow::new(direction, far_end, revision, observed, now));
+    }
+
+    /// Counts a denied packet.
+    fn denial(&mut self, packet: &Packet<'_>, frame: &Frame, outcome: Outcome) -> Option<Denial> {
+        let own = self.known.host.container(packet.at).map_or(Who::Unknown, |_| Who::Container(packet.at));
+        let here = match packet.hook {
+            Hook::ToEndpoint => Direction::Ingress,
+            Hook::FromEndpoint => Direction::Egress,
+        };
+        let (reason, observed, opened, other, authority, attempt) = match outcome {
+            Forward => return None,
+            Deny { reason, observed, opened, other, authority, attempt } => {
+                (reason, observed, opened, other, authority, attempt)
+            }
+            Refuse(reason, other) => {
+                let (authority, mode) = self.authority_of(own, here);
+                let other = match other {
+                    None if here == Direction::Ingress => self.known.host.sender(packet.from, packet.mark),
+                    other => other.unwrap_or(Who::Unknown),
+                };
+                // What a new container's stack sends before anybody uses it is no attempt.
+                let quiet = reason == Reason::NotReady
+                    && matches!(frame.content, Content::Claim { .. } | Content::Listener | Content::Chatter);
+                (reason, mode == Mode::Observe, here, other, authority, !quiet)
+            }
+        };
+        let chatter = matches!(frame.content, Content::Listener | Content::Chatter);
+        let attempt = attempt && (!chatter || reason == Reason::SpoofedSource);
+        let (source, destination) = match opened {
+            Direction::Ingress => (other, own),
+            Direction::Egress => (own, other),
+        };
+        let kind = Kind {
+            addresses: frame.addresses,
+            ports: frame.ports,
+            protocol: frame.protocol,
+            reason,
+            hook: packet.hook,
+            interface: packet.at,
+        };
+        let (attempt, told) = if attempt {
+            self.attempts.note(kind, shape(frame), self.now, self.attempt_window)
+        } else {
+            (false, None)
+        };
+        Some(Denial {
+            reason,
+            observed,
+            source,
+            destination,
+            subject: authority.subject,
+            policy: authority.policy,
+            severity: authority.severity,
+            direction: authority.direction,
+            label: self.known.label(destination, frame.protocol, frame.ports.1),
+            protocol: frame.protocol,
+            addresses: frame.addresses,
+            ports: frame.ports,
+            tcp_flags: frame.tcp_flags,
+            ethertype: frame.ethertype,
+            attempt,
+            told,
+        })
+    }
+
+    /// Whose policy a refusal falls under that needs none, and the mode: the strictest for whoever has none.
+    fn authority_of(&self, own: Who, direction: Direction) -> (Authority, Mode) {
+        match self.known.covered_who(own) {
+            Some(covered) => (covered.authority(direction), covered.mode()),
+            None => {
+                let severity = Severity::default();
+                let nobody = Authority { subject: None, policy: None, severity, direction };
+                (nobody, strictest(&self.known.policies))
+            }
+        }
+    }
+}
+
+const fn deny(
+    reason: Reason,
+    observed: bool,
+    opened: Direction,
+    other: Who,
+    authority: Authority,
+) -> Outcome {
+    Deny { reason, observed, opened, other, authority, attempt: true }
+}
+
+fn shape(frame: &Frame) -> Shape {
+    match (frame.flaw, frame.content) {
+        (None, Content::Flow(Wish::Connect(_))) => Shape::Syn(frame.sequence),
+        (None, Content::Flow(Wish::Ask | Wish::Send)) => Shape::Opening,
+        _ => Shape::Other,
+    }
+}
+
+fn owns(addresses: &[IpAddr], address: impl Into<Option<IpAddr>>) -> bool {
+    address.into().is_some_and(|address| addresses.contains(&address))
+}
+
+fn destination(frame: &Frame) -> Option<IpAddr> {
+    frame.addresses.map(|(_, destination)| destination)
+}
+
+/// Who the packet itself says that it is from.
+fn sender_address(frame: &Frame, wish: Wish) -> Option<IpAddr> {
+    match wish {
+        Wish::Complain { sender } => Some(sender),
+        _ => frame.addresses.map(|(source, _)| source),
+    }
+}
+
+fn tuple(port: u32, frame: &Frame, direction: Direction) -> Tuple {
+    let (source, destination) =
+        frame.addresses.unwrap_or((IpAddr::from([0_u8; 16]), IpAddr::from([0_u8; 16])));
+    let (source, destination) = ((source, frame.ports.0), (destination, frame.ports.1));
+    let (local, remote) = match direction {
+        Direction::Ingress => (destination, source),
+        Direction::Egress => (source, destination),
+    };
+    Tuple { port, protocol: frame.protocol, local, remote }
+}
