@@ -182,6 +182,7 @@ fn recognise(
     key: &mut MaybeUninit<AttemptKey>,
     denial: &Denial,
 ) -> Recognised {
+    let syn = frame.packet.protocol == PROTOCOL_TCP && matches!(frame.packet.intent, Intent::Open);
     let key = key.write(AttemptKey {
         source_address: frame.packet.source,
         destination_address: frame.packet.destination,
@@ -191,7 +192,7 @@ fn recognise(
         protocol: frame.packet.protocol,
         reason: denial.reason as u8,
         hook: denial.hook as u8,
-        _pad: 0,
+        syn: u8::from(syn),
         _pad2: 0,
     });
     let now = track::now();
@@ -203,7 +204,6 @@ fn recognise(
     // SAFETY: a map value stays readable while the program runs; a race between CPUs may count a retransmission
     // as an attempt, never the reverse.
     let last = unsafe { &mut *pointer };
-    let syn = frame.packet.protocol == PROTOCOL_TCP && matches!(frame.packet.intent, Intent::Open);
     let repeated = if syn {
         last.sequence == frame.packet.sequence
     } else {

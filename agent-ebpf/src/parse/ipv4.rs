@@ -24,7 +24,7 @@ pub(super) fn parse(skb: Skb, frame: &mut Frame) -> Result<(), DropReason> {
     if version != 4 || words < 5 {
         return Err(DropReason::InvalidPacket);
     }
-    let payload = payload_length(skb, low(header[0]))?;
+    let payload = payload_length(skb, low(header[0]), u32::from(words) * 4)?;
     let fragment = low(header[1]);
     if fragment & FLAG_RESERVED != 0
         || frame.packet.source.is_impossible_source()
@@ -53,14 +53,14 @@ pub(super) fn parse(skb: Skb, frame: &mut Frame) -> Result<(), DropReason> {
 
 /// Bytes behind the header, which must lie within the frame; padding behind them does not count.
 #[inline(always)]
-fn payload_length(skb: Skb, total: u16) -> Result<u32, DropReason> {
+fn payload_length(skb: Skb, total: u16, header: u32) -> Result<u32, DropReason> {
     let available = skb.len().wrapping_sub(ETHERNET as u32);
     // A local segmentation-offload packet above 64 KiB (BIG TCP) carries no length.
     let total = if total == 0 && available > 0xffff { available } else { u32::from(total) };
-    if total < IPV4 as u32 || total > available {
+    if total < header || total > available {
         return Err(DropReason::InvalidPacket);
     }
-    Ok(total - IPV4 as u32)
+    Ok(total - header)
 }
 
 /// Whether a quoted header is one that this agent would have forwarded: no options, not a later fragment.

@@ -14,6 +14,8 @@ pub struct Kind {
     pub reason: Reason,
     pub hook: Hook,
     pub interface: u32,
+    /// A SYN is compared with SYNs only.
+    pub syn: bool,
 }
 
 /// How a packet stands to those before it.

@@ -60,7 +60,7 @@ pub struct Frame {
     pub ethertype: u16,
     pub addresses: Option<(IpAddr, IpAddr)>,
     pub ports: (u16, u16),
-    /// ICMPv6 counts as ICMP.
+    /// As the header has it; ICMP for ICMPv6 that is understood.
     pub protocol: u8,
     pub tcp_flags: u8,
     pub sequence: u32,
@@ -155,9 +155,6 @@ impl Frame {
             };
             self.addresses = Some((address(8), address(24)));
             self.protocol = fixed[6];
-            if self.protocol == IpNumber::IPV6_ICMP.0 {
-                self.protocol = ICMP;
-            }
         }
         let header = Ipv6HeaderSlice::from_slice(bytes).map_err(invalid)?;
         let end = 40 + usize::from(header.payload_length());
@@ -218,6 +215,7 @@ impl Frame {
     /// The identifier stands on the side of whoever asks.
     fn echo(&mut self, request: bool, code: u8, identifier: [u8; 2]) -> Read<Content> {
         require(code == 0, Reason::InvalidPacket)?;
+        self.protocol = ICMP;
         let identifier = u16::from_be_bytes(identifier);
         if request {
             self.ports = (identifier, 0);
@@ -262,8 +260,8 @@ impl Frame {
     fn complaint(&mut self, quoted: quoted::Quoted) -> Read<Content> {
         let Some((sender, receiver)) = self.addresses else { return Err(Reason::InvalidPacket) };
         require(quoted.source == receiver, Reason::InvalidPacket)?;
-        self.addresses = Some((quoted.destination, receiver));
         let (protocol, (source_port, destination_port)) = quoted.tuple?;
+        self.addresses = Some((quoted.destination, receiver));
         self.protocol = protocol;
         self.ports = (destination_port, source_port);
         Ok(Content::Flow(Wish::Complain { sender }))
@@ -281,6 +279,7 @@ impl Frame {
     }
 
     fn neighbour(&mut self, header: &Ipv6HeaderSlice<'_>, bytes: &[u8]) -> Read<Content> {
+        self.protocol = ICMP;
         require(header.hop_limit() == 255 && bytes[1] == 0, Reason::InvalidPacket)?;
         let (message, options) = bytes.split_first_chunk::<24>().ok_or(Reason::InvalidPacket)?;
         let (solicits, source) = (message[0] == 135, header.source_addr());
@@ -308,7 +307,7 @@ impl Frame {
 
 /// A multicast listener message behind a router alert, and nothing else behind extension headers.
 fn listener(bytes: &[u8]) -> Read<Content> {
-    let start = bytes.first_chunk::<12>().ok_or(Reason::InvalidPacket)?;
+    let start = bytes.first_chunk::<16>().ok_or(Reason::InvalidPacket)?;
     match start {
         [58, 0, 5, 2, 0, 0, 1, 0, 130..=132 | 143, ..] => Ok(Content::Listener),
         _ => Err(Reason::UnsupportedProtocol),

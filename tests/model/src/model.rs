@@ -370,6 +370,7 @@ impl Model {
             reason,
             hook: packet.hook,
             interface: packet.at,
+            syn: matches!(shape(frame), Shape::Syn(_)),
         };
         let (attempt, told) = if attempt {
             self.attempts.note(kind, shape(frame), self.now, self.attempt_window)

@@ -154,12 +154,12 @@ impl Session {
 
     /// Everything that somebody needs to see what is wrong.
     pub(crate) fn describe(&self, kernel: &mut Kernel) -> String {
-        let mut text = format!("{}\n{:#?}\n", yaml(&self.start.policies), self.start.host);
+        let mut text = describe_known(&self.start);
         for act in &self.acts {
             match act {
                 Act::Wait(seconds) => writeln!(text, "{seconds} seconds later").unwrap(),
                 Act::Change(known) => {
-                    writeln!(text, "changed to\n{}{:#?}", yaml(&known.policies), known.host).unwrap();
+                    writeln!(text, "changed to\n{}", describe_known(known)).unwrap();
                 }
                 Act::Packet(given) => writeln!(
                     text,
@@ -274,6 +274,16 @@ fn timeouts() -> Timeouts {
         udp_established: TIMEOUTS.udp_established.into(),
         icmp: TIMEOUTS.icmp.into(),
     }
+}
+
+fn describe_known(known: &Known) -> String {
+    let mut text = yaml(&known.policies);
+    for (ifindex, interface) in &known.host.interfaces {
+        let mark = known.host.marks.get(ifindex).copied().unwrap_or(0);
+        writeln!(text, "{ifindex}: mark {mark:#x}, {interface:?}").unwrap();
+    }
+    writeln!(text, "host: {:?}", known.host.addresses).unwrap();
+    text
 }
 
 fn hexdump(bytes: &[u8]) -> String {
