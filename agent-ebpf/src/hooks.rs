@@ -103,6 +103,7 @@ pub(crate) fn run(skb: Skb, hook: Hook) -> Verdict {
         opening: outcome.opening && !chatter,
         source: own,
         destination: own,
+        turned: false,
         authority: outcome.authority,
     };
     let mut opened = outcome.opened;
@@ -120,6 +121,10 @@ pub(crate) fn run(skb: Skb, hook: Hook) -> Verdict {
         Direction::Ingress => denial.source = other,
         Direction::Egress => denial.destination = other,
     }
+    denial.turned = matches!(
+        (hook, opened),
+        (Hook::ToEndpoint, Direction::Egress) | (Hook::FromEndpoint, Direction::Ingress)
+    );
     let denial = scratch.denial.write(denial);
     maps::forget();
     report::denied(skb, config, &scratch.frame, &mut scratch.attempt, &mut scratch.denied, denial)

@@ -8,7 +8,8 @@ use crate::verdict::{Hook, Reason};
 /// What makes two denied packets alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Kind {
-    pub addresses: Option<(IpAddr, IpAddr)>,
+    /// Both `::` where there are none.
+    pub addresses: (IpAddr, IpAddr),
     pub ports: (u16, u16),
     pub protocol: u8,
     pub reason: Reason,

@@ -48,6 +48,8 @@ enum Outcome {
 
 use Outcome::{Deny, Forward, Refuse};
 
+const NOWHERE: IpAddr = IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED);
+
 impl Model {
     #[must_use]
     pub fn new(known: Known, revision: u32, timeouts: Timeouts, attempt_window: u64) -> Self {
@@ -363,8 +365,12 @@ impl Model {
             Direction::Ingress => (other, own),
             Direction::Egress => (own, other),
         };
+        // The names are those of whoever opened the flow and whom he called; so are addresses and ports, also of the
+        // answers.
+        let turn = |(source, destination)| if opened == here { (source, destination) } else { (destination, source) };
+        let ports = if opened == here { frame.ports } else { (frame.ports.1, frame.ports.0) };
         let kind = Kind {
-            addresses: frame.addresses,
+            addresses: frame.addresses.unwrap_or((NOWHERE, NOWHERE)),
             ports: frame.ports,
             protocol: frame.protocol,
             reason,
@@ -386,10 +392,10 @@ impl Model {
             policy: authority.policy,
             severity: authority.severity,
             direction: authority.direction,
-            label: self.known.label(destination, frame.protocol, frame.ports.1),
+            label: self.known.label(destination, frame.protocol, ports.1),
             protocol: frame.protocol,
-            addresses: frame.addresses,
-            ports: frame.ports,
+            addresses: frame.addresses.map(turn),
+            ports,
             tcp_flags: frame.tcp_flags,
             ethertype: frame.ethertype,
             attempt,
@@ -446,7 +452,7 @@ fn sender_address(frame: &Frame, wish: Wish) -> Option<IpAddr> {
 
 fn tuple(port: u32, frame: &Frame, direction: Direction) -> Tuple {
     let (source, destination) =
-        frame.addresses.unwrap_or((IpAddr::from([0_u8; 16]), IpAddr::from([0_u8; 16])));
+        frame.addresses.unwrap_or((NOWHERE, NOWHERE));
     let (source, destination) = ((source, frame.ports.0), (destination, frame.ports.1));
     let (local, remote) = match direction {
         Direction::Ingress => (destination, source),

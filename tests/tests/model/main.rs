@@ -60,7 +60,10 @@ fn the_programs_do_what_the_model_says() {
         assert!(left_out * 100 <= (sessions + 100) * LEFT_OUT, "{left_out} of {sessions} sessions were too slow");
     }
     let seconds = began.elapsed().as_secs_f64();
-    eprintln!("{} forwarded, {:#?}", tally.forwarded, tally.denied);
+    eprintln!("{} forwarded", tally.forwarded);
+    for ((reason, observed), count) in &tally.denied {
+        eprintln!("{count} {} for {reason}", if *observed { "observed" } else { "dropped" });
+    }
     let line = format!(
         "model: {} packets in {sessions} sessions, seed {seed}, {seconds:.1} s, 0 mismatches",
         tally.packets
