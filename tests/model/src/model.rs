@@ -143,8 +143,9 @@ impl Model {
             return Refuse(Reason::SpoofedSource, None);
         }
         match frame.content {
-            Content::Claim { address, mac, own_link_local } => {
-                let right = address.is_none_or(|address| owns(&own.addresses, address) || own_link_local);
+            Content::Claim { address, mac, own_link_local, sender } => {
+                let right = address.is_none_or(|address| owns(&own.addresses, address) || own_link_local)
+                    && sender.is_none_or(|sender| owns(&own.addresses, sender));
                 if right && mac == frame.source_mac {
                     Forward
                 } else {
