@@ -5,7 +5,7 @@ use agent_common::{
     verdict::DropReason,
 };
 
-use super::{ETHERNET, Frame, FrameKind, IPV4, byte, high, icmp, low, transport};
+use super::{ETHERNET, Frame, FrameKind, IPV4, byte, icmp, low, transport};
 use crate::skb::Skb;
 
 /// Hosts that join a multicast group say so (RFC 3376); a bridge with snooping on is one.
@@ -66,5 +66,5 @@ fn payload_length(skb: Skb, total: u16, header: u32) -> Result<u32, DropReason> 
 /// Whether a quoted header is one that this agent would have forwarded: no options, not a later fragment.
 #[inline(always)]
 pub(super) const fn is_plain(header: &[u32; IPV4 / 4 + 2]) -> bool {
-    byte(header[0], 0) == 0x45 && low(header[1]) & 0x1fff == 0 && high(header[0]) != 0
+    byte(header[0], 0) == 0x45 && low(header[1]) & 0x1fff == 0
 }

@@ -30,6 +30,9 @@ pub enum FarEnd {
 pub struct Flow {
     pub opened: Direction,
     pub far_end: FarEnd,
+    /// By which interface and with which mark the far end's packets come. What comes the same way is not looked at
+    /// again, even if the interface has been forgotten since: its own hook lets nothing pass then.
+    pub arrival: Option<(u32, u32)>,
     pub revision: u32,
     pub observed: bool,
     pub revoked: bool,
@@ -62,6 +65,7 @@ impl Flow {
         Self {
             opened,
             far_end,
+            arrival: None,
             revision,
             observed,
             revoked: false,

@@ -168,7 +168,8 @@ impl Model {
     fn flow(&mut self, packet: &Packet<'_>, frame: &Frame, wish: Wish, direction: Direction) -> Outcome {
         let tuple = tuple(packet.at, frame, direction);
         let sender = self.known.host.sender(packet.from, packet.mark);
-        if self.belongs(&tuple, wish, direction, sender) {
+        let arrival = (packet.from, packet.mark & self.known.host.mark_mask);
+        if self.belongs(&tuple, wish, direction, sender, arrival) {
             return self.known_flow(&tuple, frame, wish, direction);
         }
         let other = match direction {
@@ -187,7 +188,7 @@ impl Model {
             (Some(_), Mode::Enforce) if elsewhere => return Forward,
             (Some(reason), Mode::Enforce) => return deny(reason, false, direction, other, ruling.authority),
         };
-        self.open(tuple, wish, direction, other, observed);
+        self.open(tuple, wish, direction, other, observed, arrival);
         match ruling.denied {
             Some(reason) if observed => deny(reason, true, direction, other, ruling.authority),
             _ => Forward,
@@ -195,7 +196,14 @@ impl Model {
     }
 
     /// Whether a packet belongs to a living flow, from the flow's own far end.
-    fn belongs(&mut self, tuple: &Tuple, wish: Wish, direction: Direction, sender: Who) -> bool {
+    fn belongs(
+        &mut self,
+        tuple: &Tuple,
+        wish: Wish,
+        direction: Direction,
+        sender: Who,
+        arrival: (u32, u32),
+    ) -> bool {
         if matches!(wish, Wish::Connect(_) | Wish::Ask) {
             return false;
         }
@@ -205,7 +213,7 @@ impl Model {
             return false;
         }
         self.trace.push(format!("{flow:?}, packet from {sender:?}"));
-        if direction == Direction::Egress {
+        if direction == Direction::Egress || flow.arrival == Some(arrival) {
             return true;
         }
         if sender == Who::Unknown {
@@ -215,13 +223,12 @@ impl Model {
         if matches!(wish, Wish::Complain { .. }) && sender == Who::Host {
             return true;
         }
-        match flow.far_end {
-            FarEnd::Known(far_end) => far_end == sender,
-            FarEnd::Anybody => {
-                flow.far_end = FarEnd::Known(sender);
-                true
-            }
+        let same = flow.far_end == FarEnd::Anybody || flow.far_end == FarEnd::Known(sender);
+        if same {
+            flow.far_end = FarEnd::Known(sender);
+            flow.arrival = Some(arrival);
         }
+        same
     }
 
     /// A packet of a flow passes, unless the flow has to be decided again and no longer may.
@@ -315,7 +322,15 @@ impl Model {
         ruling
     }
 
-    fn open(&mut self, tuple: Tuple, wish: Wish, direction: Direction, other: Who, observed: bool) {
+    fn open(
+        &mut self,
+        tuple: Tuple,
+        wish: Wish,
+        direction: Direction,
+        other: Who,
+        observed: bool,
+        arrival: (u32, u32),
+    ) {
         let far_end = match other {
             Who::SomeContainer | Who::Unknown => FarEnd::Anybody,
             who => FarEnd::Known(who),
@@ -333,7 +348,9 @@ impl Model {
             (flow.revision, flow.observed, flow.revoked) = (revision, observed, false);
             return;
         }
-        self.flows.insert(tuple, Flow::new(direction, far_end, revision, observed, now));
+        let mut flow = Flow::new(direction, far_end, revision, observed, now);
+        flow.arrival = (direction == Direction::Ingress).then_some(arrival);
+        self.flows.insert(tuple, flow);
     }
 
     /// Counts a denied packet.

@@ -22,7 +22,7 @@ pub(crate) fn ipv4(bytes: &[u8]) -> Read<Quoted> {
     require(bytes.len() >= 20 + 8, Reason::InvalidPacket)?;
     let header = Ipv4HeaderSlice::from_slice(bytes).map_err(invalid)?;
     let plain = header.options().is_empty() && header.fragments_offset().value() == 0;
-    require(plain && header.total_len() != 0, Reason::InvalidPacket)?;
+    require(plain, Reason::InvalidPacket)?;
     Ok(Quoted {
         source: header.source_addr().into(),
         destination: header.destination_addr().into(),
