@@ -107,6 +107,8 @@ fn parse_error_v6(skb: Skb, offset: usize, payload: u32, frame: &mut Frame) -> R
     }
     let protocol = match byte(second, 2) {
         PROTOCOL_ICMPV6 => PROTOCOL_ICMP,
+        // IPv4's has no place here.
+        PROTOCOL_ICMP => return Err(DropReason::UnsupportedProtocol),
         protocol => protocol,
     };
     quote(&mut frame.packet, protocol, [128, 129], halves(quoted[5]))?;

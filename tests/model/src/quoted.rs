@@ -26,7 +26,7 @@ pub(crate) fn ipv4(bytes: &[u8]) -> Read<Quoted> {
     Ok(Quoted {
         source: header.source_addr().into(),
         destination: header.destination_addr().into(),
-        tuple: tuple(header.protocol(), &bytes[20..28], [8, 0]),
+        tuple: tuple(header.protocol(), &bytes[20..28], (IpNumber::ICMP, 8, 0)),
     })
 }
 
@@ -37,17 +37,19 @@ pub(crate) fn ipv6(bytes: &[u8]) -> Read<Quoted> {
     Ok(Quoted {
         source: header.source_addr().into(),
         destination: header.destination_addr().into(),
-        tuple: tuple(header.next_header(), &bytes[40..48], [128, 129]),
+        tuple: tuple(header.next_header(), &bytes[40..48], (IpNumber::IPV6_ICMP, 128, 129)),
     })
 }
 
-fn tuple(protocol: IpNumber, bytes: &[u8], [request, reply]: [u8; 2]) -> Read<(u8, (u16, u16))> {
+/// `echo` is the family's ICMP, with its types of request and reply.
+fn tuple(protocol: IpNumber, bytes: &[u8], echo: (IpNumber, u8, u8)) -> Read<(u8, (u16, u16))> {
+    let (icmp, request, reply) = echo;
     let identifier = u16::from_be_bytes([bytes[4], bytes[5]]);
     match protocol {
         IpNumber::TCP => Ok((TCP, ports(bytes))),
         IpNumber::UDP => Ok((UDP, ports(bytes))),
-        IpNumber::ICMP | IpNumber::IPV6_ICMP if bytes[0] == request => Ok((ICMP, (identifier, 0))),
-        IpNumber::ICMP | IpNumber::IPV6_ICMP if bytes[0] == reply => Ok((ICMP, (0, identifier))),
+        _ if protocol == icmp && bytes[0] == request => Ok((ICMP, (identifier, 0))),
+        _ if protocol == icmp && bytes[0] == reply => Ok((ICMP, (0, identifier))),
         _ => Err(Reason::UnsupportedProtocol),
     }
 }
