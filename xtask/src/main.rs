@@ -1,9 +1,10 @@
-//! Development commands of Portcullis: `setup`, `build`, `demo`, `test`, `vm` and `tidy`. The one engine behind the README's
-//! two commands and behind CI.
+//! Development commands of Portcullis: `setup`, `build`, `demo`, `test`, `vm`, `mutants` and `tidy`. The one engine behind
+//! the README's two commands and behind CI.
 #![expect(clippy::print_stdout, reason = "what these commands have to say is for the terminal")]
 
 mod build;
 mod demo;
+mod mutants;
 mod setup;
 mod test;
 mod tidy;
@@ -33,6 +34,8 @@ enum Command {
     Test(test::Arguments),
     /// Run the tests that ask a kernel on older kernels of Debian, emulated
     Vm(vm::Arguments),
+    /// Break the shared crate in every small way and see whether its tests notice
+    Mutants(mutants::Arguments),
     /// Check the rules of the code base that no compiler knows
     Tidy,
 }
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
+        Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Tidy => tidy::run(),
     };
     match result {

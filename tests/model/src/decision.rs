@@ -180,9 +180,10 @@ impl Known {
         }
         let all = [Ports::Any];
         let dns = [UDP, TCP].map(|protocol| Ports::Range { protocol, first: 53, last: 53 });
-        let named = service.egress.iter().filter(|entry| {
-            self.names(subject, &entry.to, question.destination, question.outside)
-        });
+        let named = service
+            .egress
+            .iter()
+            .filter(|entry| self.names(subject, &entry.to, question.destination, question.outside));
         let ports: Vec<Ports> = named
             .flat_map(|entry| match (&entry.to, &entry.ports) {
                 (Peer::Dns, _) => &dns,

@@ -290,11 +290,21 @@ impl Frame {
         require(!target.is_multicast(), Reason::InvalidPacket)?;
         // One option at most, of the kind that belongs there: a nonce where nobody asks.
         let nonce = solicits && source.is_unspecified();
-        let wanted = if nonce { 14 } else if solicits { 1 } else { 2 };
+        let wanted = if nonce {
+            14
+        } else if solicits {
+            1
+        } else {
+            2
+        };
         let mac = match *options {
             [] => self.source_mac,
             [kind, 1, a, b, c, d, e, f] if kind == wanted => {
-                if nonce { self.source_mac } else { [a, b, c, d, e, f] }
+                if nonce {
+                    self.source_mac
+                } else {
+                    [a, b, c, d, e, f]
+                }
             }
             _ => return Err(Reason::InvalidPacket),
         };

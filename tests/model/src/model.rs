@@ -1,5 +1,6 @@
 //! What happens at each hook, step by step as the documents list them, with a trace of the reasoning.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::attempts::{Attempts, Kind, Shape};
@@ -32,6 +33,8 @@ pub struct Model {
     pub now: u64,
     /// Why the last answer was given.
     pub trace: Vec<String>,
+    /// How often what happens to flows has happened, to know that packets were worth it.
+    pub met: BTreeMap<&'static str, u64>,
     flows: Flows,
     attempts: Attempts,
 }
@@ -43,7 +46,14 @@ enum Outcome {
     /// For a reason that needs no policy; perhaps it is known who is on the other side.
     Refuse(Reason, Option<Who>),
     /// By a policy. `opened` is the way that the flow's first packet went.
-    Deny { reason: Reason, observed: bool, opened: Direction, other: Who, authority: Authority, attempt: bool },
+    Deny {
+        reason: Reason,
+        observed: bool,
+        opened: Direction,
+        other: Who,
+        authority: Authority,
+        attempt: bool,
+    },
 }
 
 use Outcome::{Deny, Forward, Refuse};
@@ -51,6 +61,21 @@ use Outcome::{Deny, Forward, Refuse};
 const NOWHERE: IpAddr = IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED);
 
 impl Model {
+    /// Everything that `met` counts.
+    pub const MEETS: [&str; 11] = [
+        "opened",
+        "opened, observed",
+        "opened again while open",
+        "connected",
+        "disconnected",
+        "expired",
+        "error of a flow",
+        "of a flow",
+        "of a flow that was decided again",
+        "of a revoked flow",
+        "of a revived flow",
+    ];
+
     #[must_use]
     pub fn new(known: Known, revision: u32, timeouts: Timeouts, attempt_window: u64) -> Self {
         Self {
@@ -60,6 +85,7 @@ impl Model {
             attempt_window,
             now: 0,
             trace: Vec::new(),
+            met: BTreeMap::new(),
             flows: Flows::new(),
             attempts: Attempts::default(),
         }
@@ -85,6 +111,10 @@ impl Model {
 
     fn say(&mut self, line: impl Into<String>) {
         self.trace.push(line.into());
+    }
+
+    fn meet(&mut self, what: &'static str) {
+        *self.met.entry(what).or_default() += 1;
     }
 
     /// What a container sends carries its port's number from then on.
@@ -146,11 +176,7 @@ impl Model {
             Content::Claim { address, mac, own_link_local, sender } => {
                 let right = address.is_none_or(|address| owns(&own.addresses, address) || own_link_local)
                     && sender.is_none_or(|sender| owns(&own.addresses, sender));
-                if right && mac == frame.source_mac {
-                    Forward
-                } else {
-                    Refuse(Reason::SpoofedSource, None)
-                }
+                if right && mac == frame.source_mac { Forward } else { Refuse(Reason::SpoofedSource, None) }
             }
             Content::Flow(wish) => {
                 // A flow has the addresses that it was opened with; an error has its own beside those it quotes.
@@ -210,6 +236,7 @@ impl Model {
         let Some(flow) = self.flows.get_mut(tuple) else { return false };
         if flow.is_expired(tuple.protocol, self.now, &self.timeouts) {
             self.trace.push(format!("{flow:?} has expired, it is {}", self.now));
+            self.meet("expired");
             return false;
         }
         self.trace.push(format!("{flow:?}, packet from {sender:?}"));
@@ -234,18 +261,34 @@ impl Model {
     /// A packet of a flow passes, unless the flow has to be decided again and no longer may.
     fn known_flow(&mut self, tuple: &Tuple, frame: &Frame, wish: Wish, direction: Direction) -> Outcome {
         let Some(flow) = self.flows.get(tuple) else { return Forward };
-        let current = flow.revision == self.revision && !flow.observed && !flow.revoked;
+        let (current, was_revoked) =
+            (flow.revision == self.revision && !flow.observed && !flow.revoked, flow.revoked);
+        let was_connected = flow.is_connected();
         let outcome = if current { Forward } else { self.again(tuple) };
         let revoked = matches!(outcome, Deny { observed: false, .. });
+        self.meet(match (current, was_revoked, revoked) {
+            (true, ..) => "of a flow",
+            (_, _, true) => "of a revoked flow",
+            (_, true, false) => "of a revived flow",
+            (_, false, false) => "of a flow that was decided again",
+        });
+        if matches!(wish, Wish::Complain { .. }) {
+            self.meet("error of a flow");
+            return outcome;
+        }
         if let Some(flow) = self.flows.get_mut(tuple)
             && !revoked
         {
             let flags = match wish {
-                Wish::Complain { .. } => return outcome,
                 Wish::GoOn(flags) | Wish::Connect(flags) => flags,
-                Wish::Ask | Wish::Send => Flags::default(),
+                Wish::Ask | Wish::Send | Wish::Complain { .. } => Flags::default(),
             };
             flow.note(frame.protocol, direction, flags, self.now);
+            match (was_connected, flow.is_connected()) {
+                (false, true) => self.meet("connected"),
+                (true, false) => self.meet("disconnected"),
+                _ => {}
+            }
         }
         outcome
     }
@@ -299,7 +342,9 @@ impl Model {
         match direction {
             Direction::Ingress if other == Who::Unknown => return Err(Reason::UnknownSource),
             Direction::Ingress if !owns(own, tuple.local.0) => return Err(Reason::UnknownDestination),
-            Direction::Egress if !owns(own, sender_address(frame, wish)) => return Err(Reason::SpoofedSource),
+            Direction::Egress if !owns(own, sender_address(frame, wish)) => {
+                return Err(Reason::SpoofedSource);
+            }
             Direction::Egress if other == Who::Unknown => return Err(Reason::UnknownDestination),
             _ => {}
         }
@@ -346,8 +391,10 @@ impl Model {
         {
             flow.touch(now);
             (flow.revision, flow.observed, flow.revoked) = (revision, observed, false);
+            self.meet("opened again while open");
             return;
         }
+        self.meet(if observed { "opened, observed" } else { "opened" });
         let mut flow = Flow::new(direction, far_end, revision, observed, now);
         flow.arrival = (direction == Direction::Ingress).then_some(arrival);
         self.flows.insert(tuple, flow);
@@ -385,7 +432,9 @@ impl Model {
         };
         // The names are those of whoever opened the flow and whom he called; so are addresses and ports, also of the
         // answers.
-        let turn = |(source, destination)| if opened == here { (source, destination) } else { (destination, source) };
+        let turn = |(source, destination)| {
+            if opened == here { (source, destination) } else { (destination, source) }
+        };
         let ports = if opened == here { frame.ports } else { (frame.ports.1, frame.ports.0) };
         let kind = Kind {
             addresses: frame.addresses.unwrap_or((NOWHERE, NOWHERE)),
@@ -469,8 +518,7 @@ fn sender_address(frame: &Frame, wish: Wish) -> Option<IpAddr> {
 }
 
 fn tuple(port: u32, frame: &Frame, direction: Direction) -> Tuple {
-    let (source, destination) =
-        frame.addresses.unwrap_or((NOWHERE, NOWHERE));
+    let (source, destination) = frame.addresses.unwrap_or((NOWHERE, NOWHERE));
     let (source, destination) = ((source, frame.ports.0), (destination, frame.ports.1));
     let (local, remote) = match direction {
         Direction::Ingress => (destination, source),

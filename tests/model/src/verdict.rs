@@ -31,6 +31,27 @@ pub enum Reason {
     Revoked,
 }
 
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 15] = [
+        Self::InvalidPacket,
+        Self::Fragment,
+        Self::UnsupportedProtocol,
+        Self::SpoofedSource,
+        Self::NotReady,
+        Self::UnknownSource,
+        Self::UnknownDestination,
+        Self::NotInProfile,
+        Self::CrossInstance,
+        Self::HostDenied,
+        Self::NotExposed,
+        Self::EgressDenied,
+        Self::NoRule,
+        Self::NotTracked,
+        Self::Revoked,
+    ];
+}
+
 /// Which way a packet goes, seen from the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {

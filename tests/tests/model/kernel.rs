@@ -81,7 +81,9 @@ impl Kernel {
         let netns = Netns::create().unwrap();
         for port in PORTS {
             let far = port + 1000;
-            netns.ip(&format!("link add if{port} index {port} type veth peer name far{port} index {far}")).unwrap();
+            netns
+                .ip(&format!("link add if{port} index {port} type veth peer name far{port} index {far}"))
+                .unwrap();
         }
         let bpffs = Bpffs::mount().unwrap();
         let options = Options { timeouts: TIMEOUTS, mark_mask: MARK_MASK, ..Options::new(bpffs.pins()) };

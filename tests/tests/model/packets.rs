@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use datapath_model::decision::{ICMP, Known, TCP, UDP};
-use datapath_model::verdict::Hook;
+use datapath_model::decision::{ICMP, Known, Question, TCP, UDP};
+use datapath_model::verdict::{Hook, Mode, Who};
 use integration_tests::packet::{
     ACK, Arp, BROADCAST, Ethernet, FIN, Ipv4, Ipv6, PSH, RST, SYN, icmp, link_layer, neighbour,
 };
@@ -72,8 +72,15 @@ impl Traffic {
         addresses.extend(&known.host.addresses);
         addresses.extend(known.host.containers().flat_map(|(_, each)| each.addresses.iter().copied()));
         addresses.extend(
-            ["198.51.100.53", "2001:db8:53::53", "172.18.0.200", "2001:db8:12::c8", "224.0.0.251", "ff02::fb"]
-                .map(address),
+            [
+                "198.51.100.53",
+                "2001:db8:53::53",
+                "172.18.0.200",
+                "2001:db8:12::c8",
+                "224.0.0.251",
+                "ff02::fb",
+            ]
+            .map(address),
         );
         let mut traffic = Self { talks: Vec::new(), addresses, pending: None };
         for _ in 0..10 {
@@ -82,7 +89,17 @@ impl Traffic {
         traffic
     }
 
+    /// One that gets somewhere, most of the time.
     fn talk(&self, known: &Known, random: &mut Random) -> Talk {
+        loop {
+            let talk = self.any_talk(known, random);
+            if talk.is_open(known) || random.chance(1, 60) {
+                return talk;
+            }
+        }
+    }
+
+    fn any_talk(&self, known: &Known, random: &mut Random) -> Talk {
         let family = random.below(2);
         let containers: Vec<u32> = PORTS.collect();
         let client = match random.below(10) {
@@ -111,7 +128,8 @@ impl Traffic {
     fn address(&self, known: &Known, actor: Actor, family: usize, random: &mut Random) -> IpAddr {
         let of_family: Vec<IpAddr> =
             self.addresses.iter().copied().filter(|address| address.is_ipv6() == (family == 1)).collect();
-        let world: Vec<IpAddr> = WORLD.map(address).into_iter().filter(|each| of_family.contains(each)).collect();
+        let world: Vec<IpAddr> =
+            WORLD.map(address).into_iter().filter(|each| of_family.contains(each)).collect();
         match actor {
             _ if random.chance(1, 20) => *random.pick(&of_family),
             Actor::Port(port) => {
@@ -147,7 +165,9 @@ impl Traffic {
         let place = random.below(self.talks.len());
         let talk = &mut self.talks[place];
         let (side, flags) = match random.below(10) {
-            0 => (random.below(2), *random.pick(&[SYN, ACK, RST, RST | ACK, FIN | ACK, SYN | ACK, SYN | PSH])),
+            0 => {
+                (random.below(2), *random.pick(&[SYN, ACK, RST, RST | ACK, FIN | ACK, SYN | ACK, SYN | PSH]))
+            }
             1 => (random.below(2), random.byte()),
             _ => {
                 let step = COURSE[talk.step % COURSE.len()];
@@ -392,6 +412,29 @@ fn pad(bytes: &mut Vec<u8>) {
 }
 
 impl Talk {
+    /// Whether it is let in, or only observed.
+    fn is_open(&self, known: &Known) -> bool {
+        let [source, destination] = [0, 1].map(|side| match self.actors[side] {
+            Actor::Port(port) => known.host.container(port).map_or(Who::Unknown, |own| {
+                if own.addresses.contains(&self.addresses[side]) {
+                    Who::Container(port)
+                } else {
+                    Who::Unknown
+                }
+            }),
+            Actor::Host => Who::Host,
+            Actor::World(_) => Who::World,
+            Actor::Nobody => Who::Unknown,
+        });
+        if source == Who::Unknown || destination == Who::Unknown {
+            return false;
+        }
+        let outside = self.addresses[usize::from(known.covered_who(destination).is_none())];
+        let port = if self.protocol == ICMP { 0 } else { self.ports[1] };
+        let ruling = known.decide(&Question { source, destination, outside, protocol: self.protocol, port });
+        ruling.authority.subject.is_some() && (ruling.denied.is_none() || ruling.mode == Mode::Observe)
+    }
+
     fn packet(&self, side: usize, flags: u8, random: &mut Random) -> Vec<u8> {
         let (source, destination) = (self.addresses[side], self.addresses[1 - side]);
         let (source_port, destination_port) = (self.ports[side], self.ports[1 - side]);
@@ -440,4 +483,3 @@ fn echo(request: bool, ipv6: bool, identifier: u16) -> Vec<u8> {
     let [high, low] = identifier.to_be_bytes();
     icmp(kind, 0, [high, low, 0, 1], b"portcullis")
 }
-

@@ -9,7 +9,7 @@ use agent_common::counter::{DeniedCount, DeniedKey, Total};
 use datapath_model::decision::Known;
 use datapath_model::flows::Timeouts;
 use datapath_model::model::{Model, Packet};
-use datapath_model::verdict::Hook;
+use datapath_model::verdict::{Hook, Reason};
 
 use crate::expected::Expected;
 use crate::kernel::{Kernel, TIMEOUTS};
@@ -59,7 +59,9 @@ pub(crate) struct Tally {
     pub(crate) packets: u64,
     pub(crate) forwarded: u64,
     /// By reason and whether only observed.
-    pub(crate) denied: BTreeMap<(String, bool), u64>,
+    pub(crate) denied: BTreeMap<(Reason, bool), u64>,
+    /// What happened to flows.
+    pub(crate) met: BTreeMap<&'static str, u64>,
 }
 
 impl Tally {
@@ -67,7 +69,10 @@ impl Tally {
         self.packets += other.packets;
         self.forwarded += other.forwarded;
         for (key, count) in &other.denied {
-            *self.denied.entry(key.clone()).or_default() += count;
+            *self.denied.entry(*key).or_default() += count;
+        }
+        for (what, count) in &other.met {
+            *self.met.entry(what).or_default() += count;
         }
     }
 }
@@ -81,15 +86,16 @@ impl Session {
         let mut traffic = Traffic::new(&now, random);
         let mut jumps = 0;
         for _ in 0..packets {
-            if random.chance(1, 80) {
-                let seconds = TICK * u64::try_from(1 + random.below(8)).unwrap();
+            if random.chance(1, 100) {
+                let seconds = TICK * *random.pick(&[1, 1, 1, 1, 2, 2, 3, 4, 6, 8]);
                 if jumps + seconds <= JUMPS {
                     jumps += seconds;
                     session.acts.push(Act::Wait(seconds));
                 }
             }
-            if random.chance(1, 250) {
-                now = changed(&now, random);
+            if random.chance(1, 150) {
+                // Also back to where it began, which revives what was revoked.
+                now = if random.chance(1, 3) { session.start.clone() } else { changed(&now, random) };
                 session.acts.push(Act::Change(Box::new(now.clone())));
             }
             session.acts.push(Act::Packet(traffic.next(&now, random)));
@@ -125,6 +131,7 @@ impl Session {
                 return Played::Differs { at, how, trace: game.model.trace };
             }
         }
+        game.tally.met = game.model.met;
         Played::Agreed(game.tally)
     }
 
@@ -228,8 +235,7 @@ impl Game {
             self.dropped[hook] += 1;
         }
         if let Some(denial) = &answer.denial {
-            let name = (format!("{:?}", denial.reason), denial.observed);
-            *self.tally.denied.entry(name).or_default() += 1;
+            *self.tally.denied.entry((denial.reason, denial.observed)).or_default() += 1;
             self.told += u64::from(denial.told.is_some());
         }
         if let Some(wrong) = expected.differs(kernel, &ran) {

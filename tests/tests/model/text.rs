@@ -11,10 +11,8 @@ use portcullis::inventory::snapshot::{self, Bridge, Endpoint, Snapshot};
 
 /// What the inventory would say.
 pub(crate) fn snapshot(known: &Known) -> Snapshot {
-    let mut snapshot = Snapshot {
-        host_addresses: known.host.addresses.iter().copied().collect(),
-        ..Snapshot::default()
-    };
+    let mut snapshot =
+        Snapshot { host_addresses: known.host.addresses.iter().copied().collect(), ..Snapshot::default() };
     let named = |ifindex: u32| snapshot::Interface { ifindex, name: format!("if{ifindex}") };
     for (&ifindex, interface) in &known.host.interfaces {
         match interface {
@@ -60,10 +58,8 @@ pub(crate) fn yaml(policies: &[Policy]) -> String {
 }
 
 fn policy(policy: &Policy) -> String {
-    let mut text = format!(
-        "version: 1\npolicy: {}\napplies_to: {{ project: \"{}\" }}\n",
-        policy.name, policy.projects
-    );
+    let mut text =
+        format!("version: 1\npolicy: {}\napplies_to: {{ project: \"{}\" }}\n", policy.name, policy.projects);
     let mut line = |key: &str, value: &str| writeln!(text, "{key}: {value}").unwrap();
     if let Some(mode) = policy.mode {
         line("mode", word(mode));

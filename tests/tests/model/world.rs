@@ -25,8 +25,14 @@ const PROJECTS: [&str; 4] = ["shop-1", "shop-2", "tools", "other"];
 const SERVICES: [&str; 6] = ["web", "api", "db", "mail", "agent", "rogue"];
 /// The ports that policies and packets choose from.
 pub(crate) const NUMBERS: [u16; 10] = [1, 53, 80, 443, 5432, 8000, 8005, 8010, 8011, 65535];
-pub(crate) const WORLD: [&str; 6] =
-    ["203.0.113.9", "203.0.113.200", "198.51.100.9", "2001:db8:ff::9", "2001:db8:ff:1::9", "2001:db8:aaaa::9"];
+pub(crate) const WORLD: [&str; 6] = [
+    "203.0.113.9",
+    "203.0.113.200",
+    "198.51.100.9",
+    "2001:db8:ff::9",
+    "2001:db8:ff:1::9",
+    "2001:db8:aaaa::9",
+];
 const RANGES: [(&str, u8); 9] = [
     ("203.0.113.0", 24),
     ("203.0.113.0", 28),
@@ -189,7 +195,9 @@ fn mode(random: &mut Random) -> Option<Mode> {
 }
 
 fn service(names: &[String], groups: &[String], random: &mut Random) -> Service {
-    let only_in = random.chance(1, 8).then(|| vec![if random.chance(1, 2) { "production" } else { "development" }.to_owned()]);
+    let only_in = random
+        .chance(1, 8)
+        .then(|| vec![if random.chance(1, 2) { "production" } else { "development" }.to_owned()]);
     let profiles = if only_in.is_none() && random.chance(1, 4) {
         let profile = if random.chance(2, 3) { "production" } else { "development" };
         BTreeMap::from([(profile.to_owned(), keys(names, groups, random, 3))])
@@ -265,7 +273,11 @@ fn outside(groups: &[String], random: &mut Random) -> Peer {
 fn from(names: &[String], groups: &[String], random: &mut Random) -> Vec<Peer> {
     let mut found: Vec<Peer> = (0..random.below(4))
         .map(|_| {
-            if random.chance(1, 2) { Peer::Service(random.pick(names).clone()) } else { outside(groups, random) }
+            if random.chance(1, 2) {
+                Peer::Service(random.pick(names).clone())
+            } else {
+                outside(groups, random)
+            }
         })
         .collect();
     found.sort();
