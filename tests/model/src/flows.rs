@@ -132,3 +132,65 @@ impl Flow {
 
 /// All flows.
 pub type Flows = BTreeMap<Tuple, Flow>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUTS: Timeouts = Timeouts {
+        tcp_opening: 1,
+        tcp_established: 2,
+        tcp_closing: 3,
+        udp_opening: 4,
+        udp_established: 5,
+        icmp: 6,
+    };
+    const SYN: Flags = Flags { syn: true, ack: false, fin: false, rst: false };
+    const SYN_ACK: Flags = Flags { syn: true, ack: true, fin: false, rst: false };
+    const ACK: Flags = Flags { syn: false, ack: true, fin: false, rst: false };
+    const FIN: Flags = Flags { syn: false, ack: true, fin: true, rst: false };
+    const RST: Flags = Flags { syn: false, ack: false, fin: false, rst: true };
+
+    fn after(protocol: u8, packets: &[(Direction, Flags)]) -> Flow {
+        let mut flow = Flow::new(Direction::Egress, FarEnd::Anybody, 1, false, 0);
+        for &(direction, flags) in packets {
+            flow.note(protocol, direction, flags, 100);
+        }
+        flow
+    }
+
+    /// How many seconds a flow lives.
+    fn life(protocol: u8, flow: &Flow) -> u64 {
+        (1..9).take_while(|seconds| !flow.is_expired(protocol, 100 + seconds, &TIMEOUTS)).last().unwrap_or(0)
+    }
+
+    #[test]
+    fn a_handshake_takes_three_packets_and_an_end_two() {
+        use Direction::{Egress, Ingress};
+        let course =
+            [(Egress, SYN), (Ingress, SYN_ACK), (Egress, ACK), (Egress, FIN), (Ingress, FIN), (Egress, ACK)];
+        for (packets, seconds) in [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (6, 3)] {
+            let flow = after(TCP, &course[..packets]);
+            assert_eq!(life(TCP, &flow), seconds, "{packets} packets");
+            assert_eq!(flow.is_connected(), seconds == 2);
+        }
+        for packets in 0..4 {
+            let flow = after(TCP, &[&course[..packets], &[(Ingress, RST), (Egress, ACK)]].concat());
+            assert_eq!(life(TCP, &flow), 3, "reset after {packets} packets");
+        }
+        assert_eq!(
+            life(TCP, &after(TCP, &[(Egress, SYN), (Egress, ACK), (Egress, ACK)])),
+            1,
+            "one side alone"
+        );
+    }
+
+    #[test]
+    fn a_datagram_is_answered_by_the_other_side() {
+        use Direction::{Egress, Ingress};
+        let nothing = Flags::default();
+        assert_eq!(life(17, &after(17, &[(Egress, nothing), (Egress, nothing)])), 4);
+        assert_eq!(life(17, &after(17, &[(Egress, nothing), (Ingress, nothing)])), 5);
+        assert_eq!(life(ICMP, &after(ICMP, &[(Egress, nothing), (Ingress, nothing)])), 6);
+    }
+}

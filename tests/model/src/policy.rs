@@ -209,3 +209,52 @@ pub fn strictest(policies: &[Policy]) -> Mode {
     });
     policies.iter().map(Policy::mode).chain(of_services).min().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_has_one_star_at_most() {
+        for (pattern, name, fits) in [
+            ("shop", "shop", true),
+            ("shop", "shop-1", false),
+            ("shop-*", "shop-1", true),
+            ("shop-*", "shop", false),
+            ("a*a", "a", false),
+            ("*", "", true),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn the_narrowest_entry_decides_and_the_profile_replaces() {
+        let entry = |ports| Port { ports, from: None, exposure: None };
+        let range = |first, last| Ports::Range { protocol: 6, first, last };
+        let service = Service {
+            keys: Keys {
+                ports: Some(vec![entry(Ports::Any), entry(range(1, 100)), entry(range(22, 22))]),
+                from: Some(vec![Peer::Host]),
+                ..Keys::default()
+            },
+            only_in: None,
+            profiles: BTreeMap::from([(
+                "dev".to_owned(),
+                Keys { from: Some(Vec::new()), ..Keys::default() },
+            )]),
+        };
+        let services = BTreeMap::from([("web".to_owned(), service)]);
+        let mut policy = Policy { services, ..Policy::default() };
+        let web = policy.service("web").unwrap();
+        let of = |protocol, port| web.entry(protocol, port).unwrap().ports.ends();
+        assert_eq!(
+            [of(6, 22), of(6, 23), of(6, 101), of(17, 22)],
+            [(22, 22), (1, 100), (0, 65535), (0, 65535)]
+        );
+        assert_eq!(web.from, [Peer::Host]);
+        policy.profile = Some("dev".to_owned());
+        assert!(policy.service("web").unwrap().from.is_empty());
+        assert_eq!(policy.service("web").unwrap().ports.len(), 3);
+    }
+}

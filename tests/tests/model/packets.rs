@@ -304,7 +304,10 @@ impl Traffic {
             2..=4 => {
                 let kind = 135 + random.byte() % 2;
                 let option = *random.pick(&[1, 2, 14]);
-                let options = if random.chance(1, 2) { link_layer(option, own_mac) } else { Vec::new() };
+                let mut options = if random.chance(1, 2) { link_layer(option, own_mac) } else { Vec::new() };
+                if random.chance(1, 6) {
+                    options.resize(4 * random.below(6), 1);
+                }
                 let message = neighbour(kind, *random.pick(&[six, link_local, other_six]), &options);
                 let hops = if random.chance(9, 10) { 255 } else { 64 };
                 ethernet.ip(&Ipv6::new(claimed, other_six).hop_limit(hops).carrying(58, &message))
@@ -367,6 +370,11 @@ impl Traffic {
         }
         if random.chance(1, 30) {
             given.mark = random.next() as u32;
+        }
+        if random.chance(1, 40) {
+            // One of the bits that are the agent's, or one that is not.
+            given.from = *random.pick(&BRIDGES);
+            given.mark ^= 0x8000_0000_u32.rotate_left(u32::try_from(random.below(6)).unwrap());
         }
         if random.chance(1, 40) {
             let ports: Vec<u32> = PORTS.collect();

@@ -239,12 +239,18 @@ fn ports(names: &[String], groups: &[String], random: &mut Random) -> Vec<Port> 
         let (first, last) = *random.pick(&[(8000, 8010), (8001, 8012), (1, 1024), (440, 8004), (1, 65535)]);
         found.push(Ports::Range { protocol: *random.pick(&[TCP, UDP]), first, last });
     }
+    if random.chance(1, 3) {
+        // One in the other in the third.
+        let protocol = *random.pick(&[TCP, UDP]);
+        let range = |first, last| Ports::Range { protocol, first, last };
+        found = vec![Ports::Any, range(8000, 8010), range(8005, 8005)];
+    }
     found.sort_unstable();
     found.dedup();
     found
         .into_iter()
         .map(|ports| {
-            let apart = random.chance(1, 3);
+            let apart = random.chance(1, 2);
             Port {
                 ports,
                 from: (apart && random.chance(2, 3)).then(|| from(names, groups, random)),
