@@ -161,9 +161,8 @@ impl Frame {
         let end = 40 + usize::from(header.payload_length());
         require(end > 40 && end <= bytes.len(), Reason::InvalidPacket)?;
         let (source, destination) = (header.source_addr(), header.destination_addr());
-        let impossible = |address: std::net::Ipv6Addr| match address.segments() {
-            [0, 0, 0, 0, 0, 0 | 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => true,
-            _ => false,
+        let impossible = |address: std::net::Ipv6Addr| {
+            matches!(address.segments(), [0, 0, 0, 0, 0, 0 | 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..])
         };
         let nobody = source.is_unspecified();
         require(

@@ -1,12 +1,14 @@
 //! What happens at each hook, step by step as the documents list them, with a trace of the reasoning.
 
+mod tracking;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::attempts::{Attempts, Kind, Shape};
-use crate::decision::{Authority, Known, Question, Ruling};
-use crate::flows::{FarEnd, Flow, Flows, Timeouts, Tuple};
-use crate::frame::{Content, Flags, Frame, Wish, read};
+use crate::decision::{Authority, Known};
+use crate::flows::{Flows, Timeouts};
+use crate::frame::{Content, Frame, Wish, read};
 use crate::policy::strictest;
 use crate::verdict::{Answer, Denial, Direction, Hook, Mode, Reason, Severity, Who};
 
@@ -97,8 +99,8 @@ impl Model {
         let frame = read(packet.bytes);
         self.say(format!("{frame:?}"));
         let outcome = match packet.hook {
-            Hook::ToEndpoint => self.to_endpoint(packet, &frame),
-            Hook::FromEndpoint => self.from_endpoint(packet, &frame),
+            Hook::ToEndpoint => self.entering(packet, &frame),
+            Hook::FromEndpoint => self.leaving(packet, &frame),
         };
         self.say(format!("{outcome:?}"));
         let denial = self.denial(packet, &frame, outcome);
@@ -133,7 +135,7 @@ impl Model {
         }
     }
 
-    fn to_endpoint(&mut self, packet: &Packet<'_>, frame: &Frame) -> Outcome {
+    fn entering(&mut self, packet: &Packet<'_>, frame: &Frame) -> Outcome {
         let Some(own) = self.known.host.container(packet.at) else { return Self::not_ready(frame) };
         let sender = self.known.host.sender(packet.from, packet.mark);
         if self.known.covered(packet.at).is_none() {
@@ -155,7 +157,7 @@ impl Model {
         }
     }
 
-    fn from_endpoint(&mut self, packet: &Packet<'_>, frame: &Frame) -> Outcome {
+    fn leaving(&mut self, packet: &Packet<'_>, frame: &Frame) -> Outcome {
         let Some(own) = self.known.host.container(packet.at) else { return Self::not_ready(frame) };
         let validated =
             self.known.host.bridge_of(packet.at).is_some_and(|bridge| self.known.bridge_has_covered(bridge));
@@ -188,216 +190,6 @@ impl Model {
             }
             _ => Forward,
         }
-    }
-
-    /// A TCP, UDP or ICMP packet at a covered port.
-    fn flow(&mut self, packet: &Packet<'_>, frame: &Frame, wish: Wish, direction: Direction) -> Outcome {
-        let tuple = tuple(packet.at, frame, direction);
-        let sender = self.known.host.sender(packet.from, packet.mark);
-        let arrival = (packet.from, packet.mark & self.known.host.mark_mask);
-        if self.belongs(&tuple, wish, direction, sender, arrival) {
-            return self.known_flow(&tuple, frame, wish, direction);
-        }
-        let other = match direction {
-            Direction::Ingress => sender,
-            Direction::Egress => self.known.host.receiver(tuple.remote.0),
-        };
-        if let Err(reason) = self.may_ask(&tuple, frame, wish, direction, other) {
-            return Refuse(reason, Some(other));
-        }
-        let ruling = self.ask(&tuple, direction, other);
-        // Towards another covered container that one's own hook says no.
-        let elsewhere = direction == Direction::Egress && self.known.covered_who(other).is_some();
-        let observed = match (ruling.denied, ruling.mode) {
-            (None, _) => false,
-            (Some(_), Mode::Observe) => !elsewhere,
-            (Some(_), Mode::Enforce) if elsewhere => return Forward,
-            (Some(reason), Mode::Enforce) => return deny(reason, false, direction, other, ruling.authority),
-        };
-        self.open(tuple, wish, direction, other, observed, arrival);
-        match ruling.denied {
-            Some(reason) if observed => deny(reason, true, direction, other, ruling.authority),
-            _ => Forward,
-        }
-    }
-
-    /// Whether a packet belongs to a living flow, from the flow's own far end.
-    fn belongs(
-        &mut self,
-        tuple: &Tuple,
-        wish: Wish,
-        direction: Direction,
-        sender: Who,
-        arrival: (u32, u32),
-    ) -> bool {
-        if matches!(wish, Wish::Connect(_) | Wish::Ask) {
-            return false;
-        }
-        let Some(flow) = self.flows.get_mut(tuple) else { return false };
-        if flow.is_expired(tuple.protocol, self.now, &self.timeouts) {
-            self.trace.push(format!("{flow:?} has expired, it is {}", self.now));
-            self.meet("expired");
-            return false;
-        }
-        self.trace.push(format!("{flow:?}, packet from {sender:?}"));
-        if direction == Direction::Egress || flow.arrival == Some(arrival) {
-            return true;
-        }
-        if sender == Who::Unknown {
-            return false;
-        }
-        // The host forwards for others, and says so when it cannot.
-        if matches!(wish, Wish::Complain { .. }) && sender == Who::Host {
-            return true;
-        }
-        let same = flow.far_end == FarEnd::Anybody || flow.far_end == FarEnd::Known(sender);
-        if same {
-            flow.far_end = FarEnd::Known(sender);
-            flow.arrival = Some(arrival);
-        }
-        same
-    }
-
-    /// A packet of a flow passes, unless the flow has to be decided again and no longer may.
-    fn known_flow(&mut self, tuple: &Tuple, frame: &Frame, wish: Wish, direction: Direction) -> Outcome {
-        let Some(flow) = self.flows.get(tuple) else { return Forward };
-        let (current, was_revoked) =
-            (flow.revision == self.revision && !flow.observed && !flow.revoked, flow.revoked);
-        let was_connected = flow.is_connected();
-        let outcome = if current { Forward } else { self.again(tuple) };
-        let revoked = matches!(outcome, Deny { observed: false, .. });
-        self.meet(match (current, was_revoked, revoked) {
-            (true, ..) => "of a flow",
-            (_, _, true) => "of a revoked flow",
-            (_, true, false) => "of a revived flow",
-            (_, false, false) => "of a flow that was decided again",
-        });
-        if matches!(wish, Wish::Complain { .. }) {
-            self.meet("error of a flow");
-            return outcome;
-        }
-        if let Some(flow) = self.flows.get_mut(tuple)
-            && !revoked
-        {
-            let flags = match wish {
-                Wish::GoOn(flags) | Wish::Connect(flags) => flags,
-                Wish::Ask | Wish::Send | Wish::Complain { .. } => Flags::default(),
-            };
-            flow.note(frame.protocol, direction, flags, self.now);
-            match (was_connected, flow.is_connected()) {
-                (false, true) => self.meet("connected"),
-                (true, false) => self.meet("disconnected"),
-                _ => {}
-            }
-        }
-        outcome
-    }
-
-    /// Decides a flow again, in the direction that it was opened in.
-    fn again(&mut self, tuple: &Tuple) -> Outcome {
-        let Some(flow) = self.flows.get(tuple) else { return Forward };
-        let opened = flow.opened;
-        let other = match (opened, flow.far_end) {
-            (Direction::Ingress, FarEnd::Known(who)) => self.still(who),
-            (Direction::Ingress, FarEnd::Anybody) => Who::Unknown,
-            (Direction::Egress, _) => self.known.host.receiver(tuple.remote.0),
-        };
-        let ruling = self.ask(tuple, opened, other);
-        let elsewhere = opened == Direction::Egress && self.known.covered_who(other).is_some();
-        let (revision, now) = (self.revision, self.now);
-        let Some(flow) = self.flows.get_mut(tuple) else { return Forward };
-        flow.revision = revision;
-        flow.revoked = ruling.denied.is_some() && ruling.mode == Mode::Enforce;
-        if flow.revoked {
-            return deny(Reason::Revoked, false, opened, other, ruling.authority);
-        }
-        flow.observed = ruling.denied.is_some() && !elsewhere;
-        flow.touch(now);
-        match ruling.denied {
-            Some(reason) if !elsewhere => {
-                let authority = ruling.authority;
-                Deny { reason, observed: true, opened, other, authority, attempt: false }
-            }
-            _ => Forward,
-        }
-    }
-
-    /// Somebody, if he is still there.
-    fn still(&self, who: Who) -> Who {
-        match who {
-            Who::Container(port) if self.known.host.container(port).is_none() => Who::Unknown,
-            _ => who,
-        }
-    }
-
-    fn may_ask(
-        &self,
-        tuple: &Tuple,
-        frame: &Frame,
-        wish: Wish,
-        direction: Direction,
-        other: Who,
-    ) -> Result<(), Reason> {
-        let own = self.known.host.container(tuple.port).map_or(&[][..], |own| &own.addresses);
-        match direction {
-            Direction::Ingress if other == Who::Unknown => return Err(Reason::UnknownSource),
-            Direction::Ingress if !owns(own, tuple.local.0) => return Err(Reason::UnknownDestination),
-            Direction::Egress if !owns(own, sender_address(frame, wish)) => {
-                return Err(Reason::SpoofedSource);
-            }
-            Direction::Egress if other == Who::Unknown => return Err(Reason::UnknownDestination),
-            _ => {}
-        }
-        match wish {
-            Wish::GoOn(_) | Wish::Complain { .. } => Err(Reason::NotTracked),
-            Wish::Connect(_) | Wish::Ask | Wish::Send => Ok(()),
-        }
-    }
-
-    fn ask(&mut self, tuple: &Tuple, opened: Direction, other: Who) -> Ruling {
-        let own = Who::Container(tuple.port);
-        let (source, destination, port) = match opened {
-            Direction::Ingress => (other, own, tuple.local.1),
-            Direction::Egress => (own, other, tuple.remote.1),
-        };
-        let (outside, protocol) = (tuple.remote.0, tuple.protocol);
-        let question = Question { source, destination, outside, protocol, port };
-        let ruling = self.known.decide(&question);
-        self.say(format!("{question:?}: {ruling:?}"));
-        ruling
-    }
-
-    fn open(
-        &mut self,
-        tuple: Tuple,
-        wish: Wish,
-        direction: Direction,
-        other: Who,
-        observed: bool,
-        arrival: (u32, u32),
-    ) {
-        let far_end = match other {
-            Who::SomeContainer | Who::Unknown => FarEnd::Anybody,
-            who => FarEnd::Known(who),
-        };
-        let (now, revision) = (self.now, self.revision);
-        // A late copy of the SYN does not begin a connection again that is open at both ends.
-        if let Some(flow) = self.flows.get_mut(&tuple)
-            && matches!(wish, Wish::Connect(_))
-            && flow.is_connected()
-            && flow.opened == direction
-            && flow.far_end == far_end
-            && !flow.is_expired(tuple.protocol, now, &self.timeouts)
-        {
-            flow.touch(now);
-            (flow.revision, flow.observed, flow.revoked) = (revision, observed, false);
-            self.meet("opened again while open");
-            return;
-        }
-        self.meet(if observed { "opened, observed" } else { "opened" });
-        let mut flow = Flow::new(direction, far_end, revision, observed, now);
-        flow.arrival = (direction == Direction::Ingress).then_some(arrival);
-        self.flows.insert(tuple, flow);
     }
 
     /// Counts a denied packet.
@@ -515,14 +307,4 @@ fn sender_address(frame: &Frame, wish: Wish) -> Option<IpAddr> {
         Wish::Complain { sender } => Some(sender),
         _ => frame.addresses.map(|(source, _)| source),
     }
-}
-
-fn tuple(port: u32, frame: &Frame, direction: Direction) -> Tuple {
-    let (source, destination) = frame.addresses.unwrap_or((NOWHERE, NOWHERE));
-    let (source, destination) = ((source, frame.ports.0), (destination, frame.ports.1));
-    let (local, remote) = match direction {
-        Direction::Ingress => (destination, source),
-        Direction::Egress => (source, destination),
-    };
-    Tuple { port, protocol: frame.protocol, local, remote }
 }
