@@ -154,4 +154,15 @@ mod tests {
             assert_eq!(MarkLayout::new(mask), None, "{mask:#x}");
         }
     }
+
+    #[test]
+    fn a_mark_is_the_stamp_and_the_slot_and_nothing_else() {
+        let layout = MarkLayout::new(0x000f_fff0).unwrap();
+        assert_eq!(layout.mask(), 0x000f_fff0);
+        assert_eq!(layout.slots(), 1 << 14);
+        assert_eq!(layout.of_slot(0), 0x0008_0000);
+        assert_eq!(layout.of_slot(5), 0x0008_0050);
+        // One that there is no room for does not reach beyond its bits.
+        assert_eq!(layout.of_slot(0x0001_4005), 0x0008_0050);
+    }
 }

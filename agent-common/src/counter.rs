@@ -18,7 +18,7 @@ pub struct DeniedKey {
     pub port_last: u16,
     /// The number of the policy, 0 for none.
     pub policy: u16,
-    /// IP protocol number with ICMPv6 as 1; see [`crate::packet::Packet::protocol`].
+    /// IP protocol number; ICMPv6 is 1 where the message was understood, else 58.
     pub protocol: u8,
     /// [`crate::verdict::DropReason`].
     pub reason: u8,

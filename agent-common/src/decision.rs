@@ -205,6 +205,12 @@ fn denial_reason(
     subject: &Party,
     peer: &Party,
 ) -> DropReason {
+    if peer.kind == PartyKind::Unknown {
+        return match direction {
+            Direction::Ingress => DropReason::UnknownSource,
+            Direction::Egress => DropReason::UnknownDestination,
+        };
+    }
     if row.flags & UNNAMED != 0 {
         return DropReason::NoRule;
     }
@@ -212,11 +218,7 @@ fn denial_reason(
         return DropReason::NotInProfile;
     }
     if direction == Direction::Egress {
-        return if peer.kind == PartyKind::Unknown {
-            DropReason::UnknownDestination
-        } else {
-            DropReason::EgressDenied
-        };
+        return DropReason::EgressDenied;
     }
     match peer.kind {
         PartyKind::Covered => {
@@ -231,8 +233,7 @@ fn denial_reason(
         }
         PartyKind::Host => DropReason::HostDenied,
         PartyKind::World | PartyKind::Outsider => DropReason::NotExposed,
-        PartyKind::Unmanaged => DropReason::NoRule,
-        PartyKind::Unknown => DropReason::UnknownSource,
+        PartyKind::Unmanaged | PartyKind::Unknown => DropReason::NoRule,
     }
 }
 

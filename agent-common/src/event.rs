@@ -34,7 +34,7 @@ pub struct DeniedEvent {
     pub policy: u16,
     /// In host order.
     pub ethertype: u16,
-    /// IP protocol number with ICMPv6 as 1; 0 where the frame has no IP header.
+    /// IP protocol number; ICMPv6 is 1 where the message was understood, else 58. 0 where the frame has no IP header.
     pub protocol: u8,
     /// The flags byte of the TCP header.
     pub tcp_flags: u8,
@@ -65,7 +65,8 @@ pub struct AttemptKey {
     pub protocol: u8,
     pub reason: u8,
     pub hook: u8,
-    pub _pad: u8,
+    /// 1 for a TCP SYN: only SYNs are told apart by their sequence numbers.
+    pub syn: u8,
     pub _pad2: u32,
 }
 

@@ -47,6 +47,19 @@ impl FlowKey {
         key
     }
 
+    /// Where each CPU remembers the flow, below [`PLACES`]: a fold of the addresses' ends and the ports.
+    #[inline(always)]
+    #[must_use]
+    pub const fn place(&self) -> u32 {
+        let ports = if cfg!(target_endian = "little") {
+            self.port as u64 | (self.local_port as u64) << 32 | (self.remote_port as u64) << 48
+        } else {
+            (self.port as u64) << 32 | (self.local_port as u64) << 16 | self.remote_port as u64
+        };
+        let fold = self.local.words()[1] ^ self.remote.words()[1].rotate_left(16) ^ ports;
+        (fold.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - PLACES.trailing_zeros())) as u32
+    }
+
     /// Makes this the key of a packet that crosses a port in this direction.
     #[inline(always)]
     pub fn set(&mut self, port: u32, direction: Direction, packet: &Packet) {
@@ -65,6 +78,9 @@ impl FlowKey {
         }
     }
 }
+
+/// How many flows each CPU remembers at most, a power of two.
+pub const PLACES: u32 = 1024;
 
 /// Value of the flow maps.
 #[repr(C)]

@@ -306,4 +306,100 @@ mod tests {
             assert_eq!(tcp_intent(flags), Some(Intent::Continue), "{flags:#x}");
         }
     }
+
+    /// Every flags byte, by the sentence: SYN alone opens, what has ACK or RST continues, and SYN, FIN and RST exclude
+    /// each other.
+    #[test]
+    fn every_flags_byte_has_one_meaning() {
+        for flags in 0..=u8::MAX {
+            let has = |flag: u8| flags & flag == flag;
+            let [fin, syn, rst, ack] = [0x01, 0x02, 0x04, 0x10].map(has);
+            let expected = match (syn, ack, fin, rst) {
+                (true, false, false, false) => Some(Intent::Open),
+                (true, true, false, false) => Some(Intent::Continue),
+                (true, ..) | (_, _, true, true) => None,
+                (false, ack, _, rst) => (ack || rst).then_some(Intent::Continue),
+            };
+            assert_eq!(tcp_intent(flags), expected, "{flags:#04x}");
+        }
+    }
+
+    #[test]
+    fn an_address_keeps_its_bytes_whatever_it_is_made_from() {
+        let bytes = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
+        let address = Address::new(bytes);
+        assert_eq!(address.bytes(), bytes);
+        assert_eq!(Address::from_words(address.words()), address);
+        assert_eq!(address.words().map(u64::to_ne_bytes).as_flattened(), bytes);
+        let four = Address::from_ipv4([192, 0, 2, 7]);
+        assert_eq!(four.bytes(), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 7]);
+        assert_eq!(four.ipv4(), Some(0xc000_0207));
+        assert_eq!(Address::from_ipv4_be(u32::from_ne_bytes([192, 0, 2, 7])), four);
+    }
+
+    /// What the standard library says of addresses, where it says the same as the rules here.
+    #[test]
+    fn groups_and_link_local_addresses_are_known_to_their_ends() {
+        for first in 0..=u8::MAX {
+            let four = Address::from_ipv4([first, 1, 2, 3]);
+            assert_eq!(four.is_group(), first >= 224, "{first}.1.2.3");
+            assert!(!four.is_link_local_ipv6());
+            assert_eq!(four.is_impossible_source(), matches!(first, 0 | 127 | 224..), "{first}.1.2.3");
+            assert_eq!(four.is_impossible_destination(), matches!(first, 0 | 127 | 240..), "{first}.1.2.3");
+            for second in [0x00, 0x7f, 0x80, 0xbf, 0xc0, 0xff] {
+                let octets = [first, second, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1];
+                let known = core::net::Ipv6Addr::from(octets);
+                let six = Address::new(octets);
+                assert_eq!(six.is_group(), known.is_multicast(), "{known}");
+                assert_eq!(six.is_link_local_ipv6(), known.is_unicast_link_local(), "{known}");
+                assert_eq!(six.is_impossible_source(), known.is_multicast(), "{known}");
+                assert!(!six.is_impossible_destination() && !six.is_ipv4(), "{known}");
+            }
+        }
+    }
+
+    #[test]
+    fn addresses_that_stand_for_ipv4_are_impossible_and_their_neighbours_are_not() {
+        let v6 = |text: &str| Address::new(text.parse::<core::net::Ipv6Addr>().unwrap().octets());
+        for (text, impossible) in [
+            ("::", true),
+            ("::ffff:ffff", true),
+            ("::1:0:0", false),
+            ("0:0:0:1::", false),
+            ("64:ff9b::", true),
+            ("64:ff9b::ffff:ffff", true),
+            ("64:ff9b::1:0:0", false),
+            ("64:ff9b:0:1::1", false),
+            ("64:ff9a:ffff:ffff::1", false),
+        ] {
+            assert_eq!(v6(text).is_impossible_source(), impossible, "{text}");
+            assert_eq!(v6(text).is_impossible_destination(), impossible, "{text}");
+        }
+        for (text, four) in [
+            ("::ffff:0:0", true),
+            ("::fffe:ffff:ffff", false),
+            ("::1:ffff:1:1", false),
+            ("1::ffff:1:1", false),
+        ] {
+            assert_eq!(v6(text).is_ipv4(), four, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mac_keeps_its_bytes() {
+        let bytes = [0x01, 0x82, 0x43, 0xc4, 0x25, 0xa6];
+        let [a, b, c, d, e, f] = bytes;
+        let shorts = [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
+        assert_eq!(Mac::from_shorts(shorts).bytes(), bytes);
+        assert_eq!(Mac::new(bytes), Mac::from_shorts(shorts));
+        // The bit for local administration is turned over, whichever way it was.
+        assert_eq!(
+            Mac::new(bytes).link_local().bytes()[8..],
+            [0x03, 0x82, 0x43, 0xff, 0xfe, 0xc4, 0x25, 0xa6]
+        );
+        assert_eq!(
+            Mac::new([0xff; 6]).link_local().bytes()[8..],
+            [0xfd, 0xff, 0xff, 0xff, 0xfe, 0xff, 0xff, 0xff]
+        );
+    }
 }

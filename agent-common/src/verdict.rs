@@ -271,4 +271,20 @@ mod tests {
         assert_eq!(Verdict::denied(reason, Mode::Enforce), Verdict::Dropped(reason));
         assert_eq!(Verdict::denied(reason, Mode::Observe), Verdict::Observed(reason));
     }
+
+    /// The words of the contract, which policies, metrics and events share.
+    #[test]
+    fn words_are_those_of_the_contract() {
+        let reasons = DropReason::ALL.map(DropReason::name);
+        let wanted = "invalid_packet fragment unsupported_protocol spoofed_source not_ready unknown_source \
+                      unknown_destination not_in_profile cross_instance host_denied not_exposed egress_denied \
+                      no_rule not_tracked revoked table_full";
+        assert!(reasons.into_iter().eq(wanted.split(' ')), "{reasons:?}");
+        assert_eq!([Mode::Enforce, Mode::Observe].map(Mode::name), ["enforce", "observe"]);
+        assert_eq!([Hook::ToEndpoint, Hook::FromEndpoint].map(Hook::name), ["to_endpoint", "from_endpoint"]);
+        assert_eq!([Direction::Ingress, Direction::Egress].map(Direction::name), ["ingress", "egress"]);
+        let severities = [Severity::Info, Severity::Warning, Severity::Critical];
+        assert_eq!(severities.map(Severity::name), ["info", "warning", "critical"]);
+        assert_eq!([0, 1, 2].map(Severity::from_number), severities);
+    }
 }

@@ -119,6 +119,7 @@ fn conclude(skb: Skb, config: &'static Config, scratch: &mut Scratch, hook: Hook
         source: own,
         destination: own,
         service: cause.service,
+        turned: false,
         authority: cause.authority,
     };
     let mut opened = cause.opened;
@@ -136,6 +137,10 @@ fn conclude(skb: Skb, config: &'static Config, scratch: &mut Scratch, hook: Hook
         Direction::Ingress => denial.source = other,
         Direction::Egress => denial.destination = other,
     }
+    denial.turned = matches!(
+        (hook, opened),
+        (Hook::ToEndpoint, Direction::Egress) | (Hook::FromEndpoint, Direction::Ingress)
+    );
     let denial = scratch.denial.write(denial);
     maps::forget();
     report::denied(skb, config, &scratch.frame, &mut scratch.attempt, &mut scratch.denied, denial)

@@ -10,7 +10,7 @@ use agent_common::{
     counter::{DeniedCount, DeniedKey, TOTALS as TOTAL_COUNT, Total},
     endpoint::{Destination, Interface, InterfaceKind, Published, PublishedKey},
     event::{AttemptEntry, AttemptKey},
-    flow::{FlowEntry, FlowKey},
+    flow::{FlowEntry, FlowKey, PLACES},
     packet::{Address, PROTOCOL_ICMP},
     policy::{AddressKey, PolicyTable, Rule, RuleKey, Scope, Subject, SubjectKey, prefix_words},
     verdict::{Direction, Mode},
@@ -24,7 +24,7 @@ use crate::{
     hooks::{Because, Case},
     identify::Side,
     parse::Frame,
-    recent::{PLACES, Recent},
+    recent::Recent,
     report::Denial,
 };
 

@@ -13,9 +13,6 @@ use agent_common::{
 
 use crate::{maps, parse::Frame, skb::Skb, track};
 
-/// Places on each CPU, a power of two.
-pub(crate) const PLACES: u32 = 1024;
-
 /// One remembered flow. Zeroes are nobody's: no port has the index 0.
 pub(crate) struct Recent {
     key: [u64; KEY],
@@ -42,14 +39,14 @@ pub(crate) struct Place {
 /// The place of a key.
 #[inline(always)]
 pub(crate) fn place(key: &FlowKey) -> Place {
-    let index = index(key);
+    let index = key.place();
     Place { index, openings: maps::openings(index) }
 }
 
 /// Says on all CPUs that what is remembered at a key's place may be of an earlier flow with the same addresses.
 #[inline(always)]
 pub(crate) fn forget(key: &FlowKey) {
-    maps::add_opening(index(key));
+    maps::add_opening(key.place());
 }
 
 /// Whether a packet belongs to a remembered flow and changes nothing about it.
@@ -144,14 +141,6 @@ const fn is_plain(frame: &Frame) -> bool {
 #[inline(always)]
 const fn bit(direction: Direction) -> u64 {
     1 << direction as u8
-}
-
-#[inline(always)]
-fn index(key: &FlowKey) -> u32 {
-    let words = words(key);
-    // The ends of both addresses, and the ports.
-    let fold = words[1] ^ words[3].rotate_left(16) ^ words[4];
-    (fold.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - PLACES.trailing_zeros())) as u32
 }
 
 #[inline(always)]

@@ -8,7 +8,7 @@ use agent_common::{
     decision::{Decision, Party, PartyKind},
     event::{AttemptEntry, AttemptKey, DeniedEvent},
     identity::{PORT_LABEL, UNKNOWN},
-    packet::{Intent, PROTOCOL_TCP, PROTOCOL_UDP},
+    packet::{Address, Intent, PROTOCOL_TCP, PROTOCOL_UDP, Packet},
     policy::PolicyTable,
     verdict::{Direction, DropReason, Hook, Mode, Severity, Verdict},
 };
@@ -28,11 +28,24 @@ pub(crate) struct Denial {
     pub(crate) observed: bool,
     /// False for what is a packet but no attempt: later packets of an observed flow, chatter of stacks.
     pub(crate) opening: bool,
+    /// Whoever opened the flow, and whom he called.
     pub(crate) source: Side,
     pub(crate) destination: Side,
     /// The container's port behind a published one, 0 if the packet's port is meant.
     pub(crate) service: u16,
+    /// Whether this packet goes the other way.
+    pub(crate) turned: bool,
     pub(crate) authority: Authority,
+}
+
+impl Denial {
+    /// Addresses and ports of the packet, those of `source` first.
+    #[inline(always)]
+    const fn ends<'p>(&self, packet: &'p Packet) -> [(&'p Address, u16); 2] {
+        let (source, destination) =
+            ((&packet.source, packet.source_port), (&packet.destination, packet.destination_port));
+        if self.turned { [destination, source] } else { [source, destination] }
+    }
 }
 
 /// Whose policy a refusal falls under, and what it says.
@@ -179,6 +192,7 @@ fn recognise(
     key: &mut MaybeUninit<AttemptKey>,
     denial: &Denial,
 ) -> Recognised {
+    let syn = frame.packet.protocol == PROTOCOL_TCP && matches!(frame.packet.intent, Intent::Open);
     let key = key.write(AttemptKey {
         source_address: frame.packet.source,
         destination_address: frame.packet.destination,
@@ -188,7 +202,7 @@ fn recognise(
         protocol: frame.packet.protocol,
         reason: denial.reason as u8,
         hook: denial.hook as u8,
-        _pad: 0,
+        syn: u8::from(syn),
         _pad2: 0,
     });
     let now = track::now();
@@ -200,7 +214,6 @@ fn recognise(
     // SAFETY: a map value stays readable while the program runs; a race between CPUs may count a retransmission
     // as an attempt, never the reverse.
     let last = unsafe { &mut *pointer };
-    let syn = frame.packet.protocol == PROTOCOL_TCP && matches!(frame.packet.intent, Intent::Open);
     let repeated = if syn {
         last.sequence == frame.packet.sequence
     } else {
@@ -220,7 +233,8 @@ fn recognise(
 /// The ports of the destination's policy entry that the packet's port belongs to, which bounds the labels.
 #[inline(always)]
 fn port_label(config: &Config, frame: &Frame, denial: &Denial) -> (u16, u16) {
-    let port = if denial.service != 0 { denial.service } else { frame.packet.destination_port };
+    let [_, (_, port)] = denial.ends(&frame.packet);
+    let port = if denial.service != 0 { denial.service } else { port };
     if !denial.destination.is_covered()
         || !matches!(frame.packet.protocol, PROTOCOL_TCP | PROTOCOL_UDP)
         || port == 0
@@ -242,14 +256,15 @@ fn port_label(config: &Config, frame: &Frame, denial: &Denial) -> (u16, u16) {
 
 #[inline(always)]
 fn emit(skb: Skb, config: &Config, frame: &Frame, denial: &Denial, packets_suppressed: u32) {
+    let [(source_address, source_port), (destination_address, destination_port)] = denial.ends(&frame.packet);
     let Some(mut record) = maps::EVENTS.reserve::<DeniedEvent>(0) else {
         maps::add_total(Total::EventsLost);
         return;
     };
     record.write(DeniedEvent {
         time: track::now(),
-        source_address: frame.packet.source,
-        destination_address: frame.packet.destination,
+        source_address: *source_address,
+        destination_address: *destination_address,
         source: denial.source.party.identity,
         destination: denial.destination.party.identity,
         source_port_ifindex: denial.source.port(),
@@ -259,8 +274,8 @@ fn emit(skb: Skb, config: &Config, frame: &Frame, denial: &Denial, packets_suppr
         revision: config.revision,
         ifindex: skb.ifindex(),
         packets_suppressed,
-        source_port: frame.packet.source_port,
-        destination_port: frame.packet.destination_port,
+        source_port,
+        destination_port,
         policy: denial.authority.policy,
         ethertype: frame.ethertype,
         protocol: frame.packet.protocol,

@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod demo;
 mod fuzz;
+mod mutants;
 mod setup;
 mod test;
 mod tidy;
@@ -39,6 +40,8 @@ enum Command {
     Vm(vm::Arguments),
     /// Measure what enforcement costs
     Bench(bench::Arguments),
+    /// Break the shared crate in every small way and see whether its tests notice
+    Mutants(mutants::Arguments),
     /// Check the rules of the code base that no compiler knows
     Tidy,
 }
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Tidy => tidy::run(),
     };
     match result {

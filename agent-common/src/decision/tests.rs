@@ -132,6 +132,15 @@ fn flags_of_the_deciding_side_come_first() {
 }
 
 #[test]
+fn that_nobody_is_known_comes_before_what_the_policy_says() {
+    let table = table();
+    for own in [256, 259, 260].map(|identity| covered(identity, 1)) {
+        assert_dropped(&table, Party::UNKNOWN, own, DropReason::UnknownSource);
+        assert_dropped(&table, own, Party::UNKNOWN, DropReason::UnknownDestination);
+    }
+}
+
+#[test]
 fn an_endpoint_without_a_row_is_not_ready_under_the_strictest_mode() {
     let mut table = table();
     for (source, destination) in [(covered(256, 1), covered(999, 1)), (covered(999, 1), Party::WORLD)] {

@@ -125,6 +125,23 @@ fn a_connection_closes_when_both_sides_have_said_so() {
 }
 
 #[test]
+fn what_is_no_fin_closes_nothing() {
+    let mut entry = FlowEntry { state: FlowState::Established as u8, ..entry(Ingress) };
+    for flags in (0..=u8::MAX).filter(|flags| flags & (FIN | RST) == 0) {
+        for direction in [Ingress, Egress] {
+            assert_eq!(entry.advance(PROTOCOL_TCP, direction, flags), Step::Stay, "{flags:#x}");
+            assert_eq!((entry.state(), entry.flags), (FlowState::Established, 0), "{flags:#x}");
+        }
+    }
+}
+
+#[test]
+fn peers_that_are_no_port_are_told_apart() {
+    let peers = [PEER_HOST, PEER_UNBOUND, PEER_WORLD];
+    assert!(peers.is_sorted_by(|one, next| one < next), "{peers:?}");
+}
+
+#[test]
 fn a_datagram_flow_is_established_by_the_first_answer() {
     let mut entry = entry(Egress);
     assert_eq!(entry.advance(PROTOCOL_UDP, Egress, 0), Step::Stay);

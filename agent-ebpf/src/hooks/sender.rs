@@ -82,6 +82,15 @@ fn is_own_claim(port: &Interface, frame: &Frame) -> bool {
     if frame.claim_mac != mac {
         return false;
     }
+    // An advertisement's sender is not what it claims. A solicitation's is.
+    let sender = &frame.packet.source;
+    if frame.kind == FrameKind::Neighbour
+        && *sender != frame.claim
+        && *sender != mac.link_local()
+        && !port.owns(sender)
+    {
+        return false;
+    }
     if frame.claim == Address::UNSPECIFIED || port.owns(&frame.claim) {
         return true;
     }

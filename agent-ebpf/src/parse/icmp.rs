@@ -89,9 +89,10 @@ fn parse_error_v4(skb: Skb, offset: usize, payload: u32, frame: &mut Frame) -> R
     if !ipv4::is_plain(&quoted) || Address::from_ipv4_be(quoted[3]) != frame.packet.destination {
         return Err(DropReason::InvalidPacket);
     }
+    quote(&mut frame.packet, byte(quoted[2], 1), [8, 0], [quoted[5], quoted[6]])?;
     frame.claim = frame.packet.source;
     frame.packet.source = Address::from_ipv4_be(quoted[4]);
-    quote(&mut frame.packet, byte(quoted[2], 1), [8, 0], [quoted[5], quoted[6]])
+    Ok(())
 }
 
 #[inline(always)]
@@ -104,13 +105,16 @@ fn parse_error_v6(skb: Skb, offset: usize, payload: u32, frame: &mut Frame) -> R
     if byte(first, 0) >> 4 != 6 || Address::from_words([quoted[1], quoted[2]]) != frame.packet.destination {
         return Err(DropReason::InvalidPacket);
     }
-    frame.claim = frame.packet.source;
-    frame.packet.source = Address::from_words([quoted[3], quoted[4]]);
     let protocol = match byte(second, 2) {
         PROTOCOL_ICMPV6 => PROTOCOL_ICMP,
+        // IPv4's has no place here.
+        PROTOCOL_ICMP => return Err(DropReason::UnsupportedProtocol),
         protocol => protocol,
     };
-    quote(&mut frame.packet, protocol, [128, 129], halves(quoted[5]))
+    quote(&mut frame.packet, protocol, [128, 129], halves(quoted[5]))?;
+    frame.claim = frame.packet.source;
+    frame.packet.source = Address::from_words([quoted[3], quoted[4]]);
+    Ok(())
 }
 
 /// Turns the quoted packet round, so that the error looks like a packet of the same flow: its source is the quoted
@@ -122,10 +126,10 @@ fn quote(
     echo_types: [u8; 2],
     transport: [u32; 2],
 ) -> Result<(), DropReason> {
-    packet.protocol = protocol;
     let kind = byte(transport[0], 0);
     match protocol {
         PROTOCOL_TCP | PROTOCOL_UDP => {
+            packet.protocol = protocol;
             packet.source_port = low(transport[0]);
             packet.destination_port = high(transport[0]);
         }

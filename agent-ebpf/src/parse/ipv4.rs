@@ -5,7 +5,7 @@ use agent_common::{
     verdict::DropReason,
 };
 
-use super::{ETHERNET, Frame, FrameKind, IPV4, byte, high, icmp, low, transport};
+use super::{ETHERNET, Frame, FrameKind, IPV4, byte, icmp, low, transport};
 use crate::skb::Skb;
 
 /// Hosts that join a multicast group say so (RFC 3376); a bridge with snooping on is one.
@@ -24,7 +24,7 @@ pub(super) fn parse(skb: Skb, frame: &mut Frame) -> Result<(), DropReason> {
     if version != 4 || words < 5 {
         return Err(DropReason::InvalidPacket);
     }
-    let payload = payload_length(skb, low(header[0]))?;
+    let payload = payload_length(skb, low(header[0]), u32::from(words) * 4)?;
     let fragment = low(header[1]);
     if fragment & FLAG_RESERVED != 0
         || frame.packet.source.is_impossible_source()
@@ -53,15 +53,15 @@ pub(super) fn parse(skb: Skb, frame: &mut Frame) -> Result<(), DropReason> {
 
 /// Bytes behind the header, which must lie within the frame; padding behind them does not count.
 #[inline(always)]
-fn payload_length(skb: Skb, total: u16) -> Result<u32, DropReason> {
+fn payload_length(skb: Skb, total: u16, header: u32) -> Result<u32, DropReason> {
     let available = skb.len().wrapping_sub(ETHERNET as u32);
     let total = u32::from(total);
-    if total >= IPV4 as u32 && total <= available {
-        return Ok(total - IPV4 as u32);
+    if total >= header && total <= available {
+        return Ok(total - header);
     }
     // A local segmentation-offload packet above 64 KiB (BIG TCP) carries no length.
     if total == 0 && available > 0xffff {
-        return Ok(available - IPV4 as u32);
+        return Ok(available - header);
     }
     Err(DropReason::InvalidPacket)
 }
@@ -69,5 +69,5 @@ fn payload_length(skb: Skb, total: u16) -> Result<u32, DropReason> {
 /// Whether a quoted header is one that this agent would have forwarded: no options, not a later fragment.
 #[inline(always)]
 pub(super) const fn is_plain(header: &[u32; IPV4 / 4 + 2]) -> bool {
-    byte(header[0], 0) == 0x45 && low(header[1]) & 0x1fff == 0 && high(header[0]) != 0
+    byte(header[0], 0) == 0x45 && low(header[1]) & 0x1fff == 0
 }

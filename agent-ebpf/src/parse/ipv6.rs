@@ -13,6 +13,8 @@ const HOP_BY_HOP: u8 = 0;
 const FRAGMENT: u8 = 44;
 /// The fixed part of a listener message's hop-by-hop header: router alert for MLD, padding (RFC 2711, RFC 3810).
 const ROUTER_ALERT: u64 = 0x0000_0502_0000_0100;
+/// Length of that header and of the one that every ICMPv6 message has.
+const LISTENER: usize = 8 + 8;
 
 #[inline(always)]
 pub(super) fn parse(skb: Skb, frame: &mut Frame) -> Result<(), DropReason> {
@@ -37,7 +39,7 @@ pub(super) fn parse(skb: Skb, frame: &mut Frame) -> Result<(), DropReason> {
     }
     match next_header {
         PROTOCOL_ICMPV6 => icmp::parse_v6(skb, payload, hop_limit, unspecified, frame),
-        HOP_BY_HOP => parse_listener(skb, frame),
+        HOP_BY_HOP => parse_listener(skb, payload, frame),
         FRAGMENT => Err(DropReason::Fragment),
         _ if unspecified => Err(DropReason::InvalidPacket),
         PROTOCOL_TCP => transport::parse_tcp(skb, ETHERNET + IPV6, payload, frame),
@@ -64,7 +66,10 @@ fn payload_length(skb: Skb, payload: u16) -> Result<u32, DropReason> {
 
 /// MLD messages (RFC 2710, RFC 3810): a router alert, then ICMPv6 130 to 132 or 143.
 #[inline(always)]
-fn parse_listener(skb: Skb, frame: &mut Frame) -> Result<(), DropReason> {
+fn parse_listener(skb: Skb, payload: u32, frame: &mut Frame) -> Result<(), DropReason> {
+    if payload < LISTENER as u32 {
+        return Err(DropReason::InvalidPacket);
+    }
     let words: [u32; 3] = skb.load(ETHERNET + IPV6).ok_or(DropReason::InvalidPacket)?;
     let options = (u64::from(u32::from_be(words[0]) & 0xffff) << 32) | u64::from(u32::from_be(words[1]));
     let is_icmp = byte(words[0], 0) == PROTOCOL_ICMPV6 && byte(words[0], 1) == 0;

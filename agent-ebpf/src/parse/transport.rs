@@ -37,6 +37,9 @@ pub(super) fn parse_tcp(skb: Skb, offset: usize, payload: u32, frame: &mut Frame
 
 #[inline(always)]
 pub(super) fn parse_udp(skb: Skb, offset: usize, payload: u32, frame: &mut Frame) -> Result<(), DropReason> {
+    if payload < UDP as u32 {
+        return Err(DropReason::InvalidPacket);
+    }
     let header: [u32; UDP / 4] = skb.load(offset).ok_or(DropReason::InvalidPacket)?;
     let packet = &mut frame.packet;
     packet.protocol = PROTOCOL_UDP;

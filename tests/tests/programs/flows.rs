@@ -313,4 +313,10 @@ fn attempts_are_counted_once_packets_always() {
     bench.check_all(&[elsewhere.clone(), elsewhere.again()]);
     let watched = between(WEB, WATCH, &Payload::Tcp(Tcp::new(44_000, 22))).observed(NoRule);
     bench.check_all(&[watched.clone(), watched.again()]);
+    // A SYN with the sequence number of a segment that was no SYN is no copy of it.
+    let false_source = |flags| {
+        let tcp = Payload::Tcp(Tcp::new(44_001, 9000).flags(flags).sequence(3));
+        Row::from(DB, format!("flags {flags:#x}"), sent_by(DB, v4(WEB), v4(API), &tcp)).dropped(SpoofedSource)
+    };
+    bench.check_all(&[false_source(ACK), false_source(SYN), false_source(SYN).again()]);
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use agent_common::config::Timeouts;
+use agent_common::event::DeniedEvent;
 use agent_common::flow::FlowState;
 use agent_common::verdict::DropReason::{EgressDenied, NoRule, NotTracked, Revoked, SpoofedSource};
 use integration_tests::packet::{ACK, FIN, Payload, RST, SYN, Udp};
@@ -83,6 +84,22 @@ fn enforcing_cuts_what_was_only_observed() {
     assert!(bench.apply(POLICY));
     bench
         .check_all(&[TALK.arrives(ACK).observed(NoRule).again(), TALK.answers(ACK).observed(NoRule).again()]);
+}
+
+#[test]
+fn an_answer_is_told_as_what_it_answers() {
+    let mut bench = Bench::start();
+    bench.check_all(&[TALK.arrives(SYN).observed(NoRule), TALK.answers(SYN | ACK).observed(NoRule).again()]);
+    assert!(bench.apply(&POLICY.replace("mode: observe", "mode: enforce")));
+    let ends = |event: &DeniedEvent| {
+        let packet =
+            (event.source_address, event.source_port, event.destination_address, event.destination_port);
+        (event.source, event.destination, packet)
+    };
+    let there = bench.check(&TALK.arrives(ACK).dropped(Revoked));
+    let back = bench.check(&TALK.answers(ACK).dropped(Revoked));
+    assert_eq!(ends(&there.events[0]), ends(&back.events[0]));
+    assert_eq!(back.events[0].destination_port, 22);
 }
 
 #[test]

@@ -228,6 +228,8 @@ fn neighbour_messages_claim_the_ports_own_addresses() {
         row("from another's address", other, &ask(own, &my)).dropped(SpoofedSource),
         row("with another's MAC", own, &ask(other, &their)).dropped(SpoofedSource),
         row("an advertisement of another's address", own, &tell(other, &my_target)).dropped(SpoofedSource),
+        row("an advertisement from another's address", other, &tell(own, &my_target)).dropped(SpoofedSource),
+        row("an advertisement from no address", none, &tell(own, &my_target)).dropped(SpoofedSource),
         row("of the gateway's address", own, &tell(six(gateway(BRIDGE_1, 1)), &my_target))
             .dropped(SpoofedSource),
         row("of the gateway's link-local address", own, &tell("fe80::1".parse().unwrap(), &my_target))
@@ -290,6 +292,7 @@ fn listener_messages_are_for_the_bridge_only() {
         row("a report before there is an address", &from("::").router_alert().carrying(58, &report)),
         row("an old report", &from(LINK_LOCAL).router_alert().carrying(58, &icmp(131, 0, [0; 4], &[0; 16]))),
         row("without a router alert", &from(LINK_LOCAL).carrying(58, &report)).dropped(UnsupportedProtocol),
+        row("cut short", &from(LINK_LOCAL).router_alert().carrying(58, &report[..7])).dropped(InvalidPacket),
         row(
             "another alert",
             &from(LINK_LOCAL).extension(HOP_BY_HOP, &[0, 5, 2, 0, 1, 1, 0]).carrying(58, &report),
