@@ -26,6 +26,7 @@ use super::{
     maps::{self, Maps, TakeError},
     pins::{Lock, PinError, Pins},
     plan::{self, HostState, LeftOut, Slots},
+    sizes::Sizes,
     streams::{Diagnostics, Events},
 };
 use crate::{inventory::snapshot::Snapshot, policy::entries::Entries};
@@ -37,6 +38,7 @@ pub struct Options {
     /// The bits of `skb->mark` that belong to the agent.
     pub mark_mask: u32,
     pub timeouts: Timeouts,
+    pub sizes: Sizes,
     /// Overrides the choice by kernel version.
     pub via: Option<Via>,
     /// Whether the programs log what they do.
@@ -50,6 +52,7 @@ impl Options {
             pin_dir,
             mark_mask: DEFAULT_MARK_MASK,
             timeouts: Timeouts::DEFAULT,
+            sizes: Sizes::DEFAULT,
             via: None,
             diagnostics: false,
         }
@@ -138,7 +141,7 @@ impl Datapath {
         let pins = Pins::new(&options.pin_dir);
         pins.create()?;
         let lock = pins.lock()?;
-        let mut ebpf = loader::load(&pins, options.diagnostics)?;
+        let mut ebpf = loader::load(&pins, &options.sizes, options.diagnostics)?;
         let maps = Maps::take(&mut ebpf, &pins)?;
         // Zeroes, which enforce, if no agent was here before.
         let (revision, strictest_mode) =

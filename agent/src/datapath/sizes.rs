@@ -1,0 +1,43 @@
+//! How much the maps hold that traffic fills. They are made once: what is pinned keeps its size.
+
+use aya::{EbpfLoader, maps::MapInfo};
+
+use super::pins::Pins;
+
+/// Sizes of the maps that an operator may want otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Bytes of `EVENTS`: a power of two, whole pages.
+    pub event_buffer: u32,
+    /// Entries of `FLOWS`.
+    pub flows: u32,
+    /// Entries of `FLOWS_OPENING`.
+    pub flows_opening: u32,
+}
+
+impl Sizes {
+    /// What suits a host with some hundred containers.
+    pub const DEFAULT: Self = Self { event_buffer: 1 << 20, flows: 262_144, flows_opening: 65_536 };
+
+    const fn all(&self) -> [(&'static str, u32); 3] {
+        [("EVENTS", self.event_buffer), ("FLOWS", self.flows), ("FLOWS_OPENING", self.flows_opening)]
+    }
+
+    pub(super) fn set<'a>(&self, loader: &mut EbpfLoader<'a>) {
+        for (name, size) in self.all() {
+            loader.map_max_entries(name, size);
+        }
+    }
+
+    /// Says which pinned maps are of another size than wanted.
+    pub(super) fn warn_about_pinned(&self, pins: &Pins) {
+        for (map, wanted) in self.all() {
+            if let Ok(info) = MapInfo::from_pin(pins.map(map))
+                && info.max_entries() != wanted
+            {
+                let size = info.max_entries();
+                tracing::warn!(map, size, wanted, "the pinned map keeps its size until `portcullis detach`");
+            }
+        }
+    }
+}
