@@ -2,6 +2,8 @@
 //! matrix. The labs themselves are in the `lab` crate, but for the small one that only these tests use.
 
 pub mod daemon;
+pub mod dual_lab;
+pub mod flood;
 pub mod small_lab;
 
 pub mod bpffs;
@@ -104,6 +106,12 @@ pub fn report(line: &str) -> Result<()> {
     let Some(path) = std::env::var_os("PORTCULLIS_REPORT") else { return Ok(()) };
     let mut file = std::fs::File::options().create(true).append(true).open(path)?;
     Ok(writeln!(file, "{line}")?)
+}
+
+/// Says what a test has counted, also in that report.
+pub fn tell(line: &str) -> Result<()> {
+    eprintln!("{line}");
+    report(line)
 }
 
 /// All denied TCP attempts that a scrape counts. Not those of other protocols: a container's own neighbour and router
