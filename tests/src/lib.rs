@@ -11,6 +11,7 @@ pub mod packet;
 
 pub mod attached;
 pub mod bridges;
+pub mod scan;
 pub mod verifier;
 pub mod watch;
 
