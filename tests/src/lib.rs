@@ -1,6 +1,7 @@
 //! What the integration tests share: the agent's binary, one Docker lab for a whole test program, assertions on a
 //! matrix. The labs themselves are in the `lab` crate, but for the small one that only these tests use.
 
+pub mod connections;
 pub mod daemon;
 pub mod dual_lab;
 pub mod flood;
