@@ -59,6 +59,25 @@ impl FlowKey {
     }
 }
 
+/// Key of the maps `FLOWS_HELD` and `FLOWS_GONE`: the flows of one port that were opened in one direction.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HeldKey {
+    /// The ifindex of the port.
+    pub port: u32,
+    /// [`Direction`], seen from the port.
+    pub opened: u32,
+}
+
+impl HeldKey {
+    /// Where a flow is counted.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(key: &FlowKey, entry: &FlowEntry) -> Self {
+        Self { port: key.port, opened: entry.opened as u32 }
+    }
+}
+
 /// Value of the flow maps.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +144,8 @@ pub enum Step {
     Stay,
     /// The entry moves from `FLOWS_OPENING` to `FLOWS`.
     Establish,
+    /// The entry moves back: what is over needs no place that is never evicted.
+    Close,
 }
 
 impl FlowEntry {
@@ -189,8 +210,7 @@ impl FlowEntry {
     #[inline(always)]
     const fn advance_tcp(&mut self, direction: Direction, opener: bool, tcp_flags: u8) -> Step {
         if tcp_flags & TCP_RST != 0 {
-            self.state = FlowState::Closing as u8;
-            return Step::Stay;
+            return self.close();
         }
         if tcp_flags & TCP_FIN != 0 {
             self.flags |= match direction {
@@ -198,8 +218,7 @@ impl FlowEntry {
                 Direction::Egress => FIN_LOCAL,
             };
             if self.flags & (FIN_LOCAL | FIN_REMOTE) == FIN_LOCAL | FIN_REMOTE {
-                self.state = FlowState::Closing as u8;
-                return Step::Stay;
+                return self.close();
             }
         }
         match self.state() {
@@ -216,10 +235,18 @@ impl FlowEntry {
             _ => Step::Stay,
         }
     }
+
+    #[inline(always)]
+    const fn close(&mut self) -> Step {
+        let established = matches!(self.state(), FlowState::Established);
+        self.state = FlowState::Closing as u8;
+        if established { Step::Close } else { Step::Stay }
+    }
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 48);
 const _: () = assert!(size_of::<FlowEntry>() == 32);
+const _: () = assert!(size_of::<HeldKey>() == 8);
 
 #[cfg(test)]
 mod tests;

@@ -80,11 +80,16 @@ pub(crate) fn follow(
     }
     let (state, flags) = (entry.state, entry.flags);
     // An entry in the established table never says so again.
-    if matches!(entry.advance(key.protocol, direction, frame.packet.tcp_flags), Step::Stay) {
+    let step = entry.advance(key.protocol, direction, frame.packet.tcp_flags);
+    if matches!(step, Step::Stay) {
         return Ok(());
     }
     let mut moved = *entry;
     moved.last_seen = now();
+    if matches!(step, Step::Close) {
+        maps::close_flow(key, &moved);
+        return Ok(());
+    }
     // Without room for it the flow has not come further: its next packet asks again.
     entry.state = state;
     entry.flags = flags;

@@ -63,6 +63,8 @@ pub struct SizeSettings {
     pub flows: Option<u32>,
     /// Entries for half-open connections and lone datagrams.
     pub flows_opening: Option<u32>,
+    /// Established connections of one port in one direction; an eighth of all if left out.
+    pub flows_per_port: Option<u32>,
 }
 
 /// Where containers are learnt from.
@@ -148,6 +150,7 @@ impl File {
         let timeouts = self.timeouts.unwrap_or_default();
         let default = Timeouts::DEFAULT;
         let sizes = self.sizes.unwrap_or_default();
+        let flows = sizes.flows.unwrap_or(Sizes::DEFAULT.flows);
         Settings {
             policy: self.policy.unwrap_or_else(|| vec![DEFAULT_POLICY_DIR.into()]),
             profile: self.profile,
@@ -173,7 +176,8 @@ impl File {
             },
             sizes: Sizes {
                 event_buffer: sizes.event_buffer.unwrap_or(Sizes::DEFAULT.event_buffer),
-                flows: sizes.flows.unwrap_or(Sizes::DEFAULT.flows),
+                flows,
+                flows_per_port: sizes.flows_per_port.unwrap_or(flows.div_ceil(8)),
                 flows_opening: sizes.flows_opening.unwrap_or(Sizes::DEFAULT.flows_opening),
             },
         }
@@ -202,7 +206,12 @@ fn parse(text: &str) -> Result<File, String> {
     if let Some(bytes) = sizes.event_buffer {
         check_event_buffer(bytes)?;
     }
-    for (name, size) in [("flows", sizes.flows), ("flows_opening", sizes.flows_opening)] {
+    let flows = [
+        ("flows", sizes.flows),
+        ("flows_opening", sizes.flows_opening),
+        ("flows_per_port", sizes.flows_per_port),
+    ];
+    for (name, size) in flows {
         if size == Some(0) {
             return Err(format!("size `{name}` is 0; without a flow there is no connection"));
         }

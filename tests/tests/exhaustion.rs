@@ -5,17 +5,21 @@
 //! is not set.
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use integration_tests::connections::{Connections, time_to_open};
-use integration_tests::daemon::Daemon;
+use integration_tests::daemon::{Daemon, SOON};
 use integration_tests::dual_lab::DualLab;
 use integration_tests::flood::{self, Template};
 use integration_tests::packet::{Ethernet, Payload, Tcp, Udp};
 use integration_tests::tell;
+use lab::interrupt::wait_for;
 use lab::netns::within;
 use lab::process::run;
 use lab::tools;
@@ -164,4 +168,113 @@ fn established_connections_survive_floods_and_others_still_connect() {
         start.elapsed().as_secs_f64(),
     ))
     .unwrap();
+}
+
+/// A server that answers datagrams; how many it has answered.
+struct Echo {
+    answered: Arc<AtomicU64>,
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Echo {
+    fn start(place: &Path, address: SocketAddr) -> Self {
+        let socket = within(place, move || UdpSocket::bind(address)).unwrap().unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let (answered, ended) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let (count, end) = (Arc::clone(&answered), Arc::clone(&ended));
+        let thread = std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while !end.load(Ordering::Relaxed) {
+                if let Ok((_, from)) = socket.recv_from(&mut buffer) {
+                    socket.send_to(b"answer", from).unwrap();
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        Self { answered, ended, thread: Some(thread) }
+    }
+
+    fn wait_for(&self, wanted: u64) {
+        let answered = || self.answered.load(Ordering::Relaxed);
+        let waited = wait_for("the answers", SOON, || Ok((answered() >= wanted).then_some(())));
+        waited.unwrap_or_else(|error| panic!("{error}: {} of {wanted}", answered()));
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+/// Whether a new connection opens and carries bytes both ways.
+fn connects(lab: &DualLab, from: &str, to: &str, port: u16) -> bool {
+    let place = |name: &str| lab.member(name).unwrap().netns.path();
+    let mut connections = Connections::default();
+    let opened = connections.open(&place(from), &place(to), address(lab, to, false, port), 1);
+    opened.is_ok() && connections.alive_within(Duration::from_millis(700)).is_ok_and(|alive| alive == 1)
+}
+
+/// Flows to one service fill what one service may have, and no more: others have room, and what is open stays open.
+#[test]
+fn a_flooded_service_leaves_room_for_the_others() {
+    const PER_PORT: u64 = 500;
+    const SENT: u64 = 3000;
+    let lab = lab();
+    let agent = lab
+        .run(&format!(
+            "sizes: {{ flows: 2000, flows_per_port: {PER_PORT} }}\ntimeouts: {{ udp_established: 2 }}\n"
+        ))
+        .unwrap();
+    let place = |name: &str| lab.member(name).unwrap().netns.path();
+    let mut open = Connections::default();
+    open.open(&place("web"), &place("api"), address(&lab, "api", false, 8000), 100).unwrap();
+    assert!(connects(&lab, "worker", "db", 5432));
+
+    let echo = Echo::start(&place("api"), address(&lab, "api", false, DATAGRAM_PORT));
+    let flood = templates(&lab, "flooder", &[Payload::Udp(Udp::new(0, DATAGRAM_PORT))]);
+    // Nobody makes room meanwhile.
+    agent.pause().unwrap();
+    // In portions that the server's socket has room for.
+    for sent in (0..SENT).step_by(100) {
+        send(&lab, "flooder", &flood[..1], sent..sent + 100);
+        echo.wait_for(sent + 100);
+    }
+    assert_eq!(open.alive().unwrap(), 100);
+    assert!(!connects(&lab, "web", "api", 8001), "more than a service may have");
+    assert!(connects(&lab, "worker", "db", 5432), "others have no room");
+    agent.resume().unwrap();
+    let start = Instant::now();
+    // An answer that would take a place too many is dropped, and nothing else is.
+    let full = denied(&agent, &[("source", "api"), ("protocol", "udp"), ("reason", "table_full")]);
+    assert_eq!(full, SENT - (PER_PORT - 100));
+    assert_eq!(denied(&agent, &[("protocol", "udp"), ("reason", "table_full")]), full);
+
+    wait_for("room", Duration::from_secs(20), || Ok(connects(&lab, "web", "api", 8001).then_some(())))
+        .unwrap();
+    assert_eq!(open.alive().unwrap(), 100);
+    tell(&format!(
+        "exhaustion: of {SENT} answered datagrams {full} found one service full; others connect, and so does anybody \
+         {:.1} s later",
+        start.elapsed().as_secs_f64()
+    ))
+    .unwrap();
+}
+
+/// What is closed takes no place: a service may have any number of connections one after the other.
+#[test]
+fn connections_that_are_closed_make_room_at_once() {
+    let lab = lab();
+    let agent = lab.run("sizes: { flows_per_port: 20 }\n").unwrap();
+    let place = |name: &str| lab.member(name).unwrap().netns.path();
+    for _ in 0..30 {
+        let mut connections = Connections::default();
+        connections.open(&place("web"), &place("api"), address(&lab, "api", false, 8000), 10).unwrap();
+        assert_eq!(connections.alive().unwrap(), 10);
+    }
+    assert_eq!(denied(&agent, &[("reason", "table_full")]), 0);
 }

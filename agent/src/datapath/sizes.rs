@@ -13,17 +13,21 @@ pub struct Sizes {
     pub flows: u32,
     /// Entries of `FLOWS_OPENING`.
     pub flows_opening: u32,
+    /// Entries of `FLOWS` that one port may have for each direction. Takes effect at start, whatever is pinned.
+    pub flows_per_port: u32,
 }
 
 impl Sizes {
     /// What suits a host with some hundred containers.
-    pub const DEFAULT: Self = Self { event_buffer: 1 << 20, flows: 262_144, flows_opening: 65_536 };
+    pub const DEFAULT: Self =
+        Self { event_buffer: 1 << 20, flows: 262_144, flows_opening: 65_536, flows_per_port: 32_768 };
 
     const fn all(&self) -> [(&'static str, u32); 3] {
         [("EVENTS", self.event_buffer), ("FLOWS", self.flows), ("FLOWS_OPENING", self.flows_opening)]
     }
 
-    pub(super) fn set<'a>(&self, loader: &mut EbpfLoader<'a>) {
+    pub(super) fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        loader.override_global("FLOWS_PER_PORT", &self.flows_per_port, true);
         for (name, size) in self.all() {
             loader.map_max_entries(name, size);
         }

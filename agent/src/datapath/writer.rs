@@ -3,12 +3,16 @@
 
 mod revision;
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use agent_common::{
     config::{Config, DEFAULT_MARK_MASK, MarkLayout, Timeouts},
     endpoint::{Destination, Interface},
-    flow::{FlowEntry, FlowKey},
+    flow::{FlowEntry, FlowKey, HeldKey},
     packet::Address,
     policy::prefix_words,
 };
@@ -298,10 +302,32 @@ impl Datapath {
         let timeouts = self.config.timeouts;
         let opening =
             collect(&mut self.maps.flows_opening, now, &timeouts).map_err(write_error("FLOWS_OPENING"))?;
+        let held: BTreeMap<HeldKey, u64> = self.maps.flows_held.iter().filter_map(Result::ok).collect();
         let established = collect(&mut self.maps.flows, now, &timeouts).map_err(write_error("FLOWS"))?;
+        self.settle_held(&held, &established.living)?;
         self.filling.set(Filled::FlowsOpening, opening.left);
         self.filling.set(Filled::Flows, established.left);
         Ok(opening.removed + established.removed)
+    }
+
+    /// Tells the programs how many of the flows that they have counted are gone. `living` was counted after `held`: a
+    /// flow that came in between counts twice until the next time.
+    fn settle_held(
+        &mut self,
+        held: &BTreeMap<HeldKey, u64>,
+        living: &BTreeMap<HeldKey, u64>,
+    ) -> Result<(), DatapathError> {
+        for (key, count) in held {
+            let living = living.get(key).copied().unwrap_or(0);
+            if living == 0 && !self.attachments.is_attached(key.port) {
+                remove(&mut self.maps.flows_gone, key).map_err(write_error("FLOWS_GONE"))?;
+                remove(&mut self.maps.flows_held, key).map_err(write_error("FLOWS_HELD"))?;
+                continue;
+            }
+            let gone = count.wrapping_sub(living);
+            self.maps.flows_gone.insert(key, gone, 0).map_err(write_error("FLOWS_GONE"))?;
+        }
+        Ok(())
     }
 
     /// Whether everything has room, before anything is written. `entries`: those that will be, beside the old ones.
@@ -412,6 +438,8 @@ fn same_party(current: &Interface, new: &Interface) -> bool {
 struct Collected {
     removed: usize,
     left: usize,
+    /// By port and direction.
+    living: BTreeMap<HeldKey, u64>,
 }
 
 fn collect(
@@ -420,13 +448,16 @@ fn collect(
     timeouts: &Timeouts,
 ) -> Result<Collected, MapError> {
     let mut all = 0;
-    let expired: Vec<FlowKey> = flows
-        .iter()
-        .filter_map(Result::ok)
-        .inspect(|_| all += 1)
-        .filter(|(key, entry)| entry.is_expired(key.protocol, now, timeouts))
-        .map(|(key, _)| key)
-        .collect();
+    let mut living = BTreeMap::new();
+    let mut expired = Vec::new();
+    for (key, entry) in flows.iter().filter_map(Result::ok) {
+        all += 1;
+        if entry.is_expired(key.protocol, now, timeouts) {
+            expired.push(key);
+        } else {
+            *living.entry(HeldKey::new(&key, &entry)).or_default() += 1;
+        }
+    }
     let mut removed = 0;
     for key in &expired {
         // Another flow with the same addresses may have begun since the walk.
@@ -435,7 +466,7 @@ fn collect(
             removed += 1;
         }
     }
-    Ok(Collected { removed, left: all - removed })
+    Ok(Collected { removed, left: all - removed, living })
 }
 
 fn remove<K: aya::Pod, V: aya::Pod>(map: &mut HashMap<MapData, K, V>, key: &K) -> Result<(), MapError> {
