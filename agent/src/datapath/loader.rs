@@ -54,7 +54,7 @@ fn verifier_tail(error: &ProgramError) -> String {
 /// `diagnostics` turns on what the programs log about themselves, which is compiled out of them otherwise.
 pub fn load(pins: &Pins, sizes: &Sizes, diagnostics: bool) -> Result<Ebpf, LoadError> {
     maps::check_pins(pins)?;
-    sizes.warn_about_pinned(pins);
+    let sizes = sizes.or_pinned(pins);
     let level: u8 = if diagnostics { Level::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
     // The verifier's log of an accepted program costs load time and tells nothing.

@@ -22,26 +22,29 @@ impl Sizes {
     pub const DEFAULT: Self =
         Self { event_buffer: 1 << 20, flows: 262_144, flows_opening: 65_536, flows_per_port: 32_768 };
 
-    const fn all(&self) -> [(&'static str, u32); 3] {
-        [("EVENTS", self.event_buffer), ("FLOWS", self.flows), ("FLOWS_OPENING", self.flows_opening)]
-    }
-
     pub(super) fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
         loader.override_global("FLOWS_PER_PORT", &self.flows_per_port, true);
-        for (name, size) in self.all() {
+        for (name, size) in
+            [("EVENTS", self.event_buffer), ("FLOWS", self.flows), ("FLOWS_OPENING", self.flows_opening)]
+        {
             loader.map_max_entries(name, size);
         }
     }
 
-    /// Says which pinned maps are of another size than wanted.
-    pub(super) fn warn_about_pinned(&self, pins: &Pins) {
-        for (map, wanted) in self.all() {
-            if let Ok(info) = MapInfo::from_pin(pins.map(map))
-                && info.max_entries() != wanted
-            {
-                let size = info.max_entries();
+    /// These sizes, but for maps that are pinned already. A ring buffer cannot even be read under another size.
+    pub(super) fn or_pinned(mut self, pins: &Pins) -> Self {
+        for (map, wanted) in [
+            ("EVENTS", &mut self.event_buffer),
+            ("FLOWS", &mut self.flows),
+            ("FLOWS_OPENING", &mut self.flows_opening),
+        ] {
+            let Ok(info) = MapInfo::from_pin(pins.map(map)) else { continue };
+            let size = info.max_entries();
+            if size != *wanted {
                 tracing::warn!(map, size, wanted, "the pinned map keeps its size until `portcullis detach`");
+                *wanted = size;
             }
         }
+        self
     }
 }
