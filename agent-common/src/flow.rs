@@ -82,6 +82,28 @@ impl FlowKey {
 /// How many flows each CPU remembers at most, a power of two.
 pub const PLACES: u32 = 1024;
 
+/// Key of the maps `FLOWS_HELD` and `FLOWS_GONE`: the flows of one port that were opened in one direction, or those of one
+/// published port at one uplink.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HeldKey {
+    /// The ifindex of the port.
+    pub port: u32,
+    /// [`Direction`], seen from the port. At an uplink the published port's number, above the two.
+    pub opened: u32,
+}
+
+impl HeldKey {
+    /// Where a flow is counted.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(key: &FlowKey, entry: &FlowEntry) -> Self {
+        let opened =
+            if entry.flags & AT_UPLINK != 0 { (key.local_port as u32) << 8 | 2 } else { entry.opened as u32 };
+        Self { port: key.port, opened }
+    }
+}
+
 /// Value of the flow maps.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +156,9 @@ pub const OUTSIDER: u8 = 16;
 /// keeps it when it masquerades the container: they are expected at the uplinks as long as this flow sends.
 pub const LENT: u8 = 32;
 
+/// The flow is one of an uplink.
+pub const AT_UPLINK: u8 = 64;
+
 /// How far a flow has come.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +180,8 @@ pub enum Step {
     Stay,
     /// The entry moves from `FLOWS_OPENING` to `FLOWS`.
     Establish,
+    /// The entry moves back: what is over needs no place that is never evicted.
+    Close,
 }
 
 impl FlowEntry {
@@ -219,8 +246,7 @@ impl FlowEntry {
     #[inline(always)]
     const fn advance_tcp(&mut self, direction: Direction, opener: bool, tcp_flags: u8) -> Step {
         if tcp_flags & TCP_RST != 0 {
-            self.state = FlowState::Closing as u8;
-            return Step::Stay;
+            return self.close();
         }
         if tcp_flags & TCP_FIN != 0 {
             self.flags |= match direction {
@@ -228,8 +254,7 @@ impl FlowEntry {
                 Direction::Egress => FIN_LOCAL,
             };
             if self.flags & (FIN_LOCAL | FIN_REMOTE) == FIN_LOCAL | FIN_REMOTE {
-                self.state = FlowState::Closing as u8;
-                return Step::Stay;
+                return self.close();
             }
         }
         match self.state() {
@@ -246,10 +271,18 @@ impl FlowEntry {
             _ => Step::Stay,
         }
     }
+
+    #[inline(always)]
+    const fn close(&mut self) -> Step {
+        let established = matches!(self.state(), FlowState::Established);
+        self.state = FlowState::Closing as u8;
+        if established { Step::Close } else { Step::Stay }
+    }
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 48);
 const _: () = assert!(size_of::<FlowEntry>() == 32);
+const _: () = assert!(size_of::<HeldKey>() == 8);
 
 #[cfg(test)]
 mod tests;

@@ -25,6 +25,7 @@ plain!(
     event::AttemptEntry,
     flow::FlowKey,
     flow::FlowEntry,
+    flow::HeldKey,
     policy::SubjectKey,
     policy::Subject,
     policy::AddressKey,

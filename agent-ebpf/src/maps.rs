@@ -10,12 +10,13 @@ use agent_common::{
     counter::{DeniedCount, DeniedKey, TOTALS as TOTAL_COUNT, Total},
     endpoint::{Destination, Interface, InterfaceKind, Published, PublishedKey},
     event::{AttemptEntry, AttemptKey},
-    flow::{FlowEntry, FlowKey, PLACES},
+    flow::{FlowEntry, FlowKey, HeldKey, PLACES},
     packet::{Address, PROTOCOL_ICMP},
     policy::{AddressKey, PolicyTable, Rule, RuleKey, Scope, Subject, SubjectKey, prefix_words},
     verdict::{Direction, Mode},
 };
 use aya_ebpf::{
+    Global,
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key},
 };
@@ -60,6 +61,13 @@ static FLOWS_OPENING: LruHashMap<FlowKey, FlowEntry> = LruHashMap::with_max_entr
 /// ones are never evicted.
 #[map]
 static FLOWS: HashMap<FlowKey, FlowEntry> = HashMap::with_max_entries(262_144, 0);
+/// Programs write: how many flows a port has had in `FLOWS`, less those that they took out themselves. The agent
+/// removes ports that are gone. A port that does not fit gets no flows.
+#[map]
+static FLOWS_HELD: HashMap<HeldKey, u64> = HashMap::with_max_entries(32_768, 0);
+/// Agent writes: how many of those are gone. Two maps, so that nobody overwrites what another has just counted.
+#[map]
+static FLOWS_GONE: HashMap<HeldKey, u64> = HashMap::with_max_entries(32_768, 0);
 /// Programs write; full: counted in `TOTALS` without labels.
 #[map]
 static DENIED: PerCpuHashMap<DeniedKey, DeniedCount> = PerCpuHashMap::with_max_entries(65_536, 0);
@@ -117,6 +125,11 @@ pub(crate) fn opaque(value: bool) -> bool {
     unsafe { asm!("/* {word} */", word = inout(reg) word, options(nomem, nostack, preserves_flags)) }
     word != 0
 }
+
+/// How many flows of one port and direction `FLOWS` takes, so that one flooded service leaves room for others. The
+/// agent sets it at load.
+#[unsafe(no_mangle)]
+static FLOWS_PER_PORT: Global<u32> = Global::new(32_768);
 
 /// `BPF_ANY` and `BPF_NOEXIST` of the kernel's bpf.h.
 const ANY: u64 = 0;
@@ -218,11 +231,16 @@ pub(crate) fn add_denied(key: &DeniedKey, attempt: bool) {
 
 #[inline(always)]
 fn increment(count: *mut u64) {
+    add(count, 1);
+}
+
+#[inline(always)]
+fn add(count: *mut u64, number: u64) {
     // Atomic, because on PREEMPT_RT two contexts of one CPU may interleave. As an instruction, because the target
     // has no atomic types, and without fetching the old value, which 5.10 cannot do.
     // SAFETY: the callers pass aligned pointers into map values.
     unsafe {
-        asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1_u64, options(nostack));
+        asm!("lock *(u64 *)({count} + 0) += {number}", count = in(reg) count, number = in(reg) number, options(nostack));
     }
 }
 
@@ -283,7 +301,8 @@ pub(crate) fn established_flow(key: &FlowKey) -> Option<*mut FlowEntry> {
     if key.protocol == PROTOCOL_ICMP { None } else { FLOWS.get_ptr_mut(key) }
 }
 
-/// Removes what is left of an earlier flow with the same addresses, which would otherwise be found first.
+/// Removes what is left of an earlier flow with the same addresses, which would otherwise be found first. It goes on
+/// counting as held until the agent looks.
 #[inline(always)]
 pub(crate) fn remove_established_flow(key: &FlowKey) {
     best_effort(FLOWS.remove(key));
@@ -306,17 +325,52 @@ pub(crate) fn lent(key: &FlowKey) -> Option<*mut FlowEntry> {
     FLOWS_OPENING.get_ptr_mut(key)
 }
 
-/// Moves a flow to the table that never evicts.
+/// Moves a flow to the table that never evicts, unless its port has too many there.
 #[inline(always)]
 pub(crate) fn establish_flow(key: &FlowKey, entry: &FlowEntry) -> Result<(), ()> {
-    match FLOWS.insert(key, entry, NOEXIST) {
-        // Both sides' packets may get here at once on two CPUs.
-        Ok(()) | Err(EEXIST) => {
-            best_effort(FLOWS_OPENING.remove(key));
-            Ok(())
-        }
-        Err(_) => Err(()),
+    let place = HeldKey::new(key, entry);
+    let held = held(&place)?;
+    // SAFETY: as above; the count may move meanwhile, and the limit is no exact one.
+    let now_held = unsafe { held.read_volatile() }.wrapping_sub(gone(&place));
+    if now_held.cast_signed() >= i64::from(FLOWS_PER_PORT.load()) {
+        return Err(());
     }
+    match FLOWS.insert(key, entry, NOEXIST) {
+        Ok(()) => increment(held),
+        // Both sides' packets may get here at once on two CPUs.
+        Err(EEXIST) => {}
+        Err(_) => return Err(()),
+    }
+    best_effort(FLOWS_OPENING.remove(key));
+    Ok(())
+}
+
+/// Moves a flow that is over to the table that evicts; without room there it stays until it expires.
+#[inline(always)]
+pub(crate) fn close_flow(key: &FlowKey, entry: &FlowEntry) {
+    if FLOWS_OPENING.insert(key, entry, ANY).is_ok()
+        && FLOWS.remove(key).is_ok()
+        && let Ok(held) = held(&HeldKey::new(key, entry))
+    {
+        add(held, u64::MAX);
+    }
+}
+
+/// The count of a port's flows in one direction.
+#[inline(always)]
+fn held(place: &HeldKey) -> Result<*mut u64, ()> {
+    if let Some(count) = FLOWS_HELD.get_ptr_mut(place) {
+        return Ok(count);
+    }
+    // Another CPU may have made the entry in the meantime: that is as good.
+    best_effort(FLOWS_HELD.insert(place, 0, NOEXIST));
+    FLOWS_HELD.get_ptr_mut(place).ok_or(())
+}
+
+#[inline(always)]
+fn gone(place: &HeldKey) -> u64 {
+    // SAFETY: one number, replaced as a whole.
+    unsafe { FLOWS_GONE.get(place) }.copied().unwrap_or(0)
 }
 
 /// The entries of the revision in force, read once per packet.

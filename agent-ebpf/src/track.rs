@@ -103,7 +103,7 @@ pub(crate) fn goes_on(
             recent::remember(skb, config, key, place, direction, entry, frame);
             true
         }
-        Ok(Step::Establish) => true,
+        Ok(Step::Establish | Step::Close) => true,
         Err(_) => false,
     }
 }
@@ -126,10 +126,15 @@ pub(crate) fn follow(
     }
     let (state, flags) = (entry.state, entry.flags);
     // An entry in the established table never says so again.
-    if matches!(entry.advance(key.protocol, direction, frame.packet.tcp_flags), Step::Stay) {
-        return Ok(Step::Stay);
+    let step = entry.advance(key.protocol, direction, frame.packet.tcp_flags);
+    if matches!(step, Step::Stay) {
+        return Ok(step);
     }
     let moved = *entry;
+    if matches!(step, Step::Close) {
+        maps::close_flow(key, &moved);
+        return Ok(step);
+    }
     // Without room for it the flow has not come further: its next packet asks again.
     entry.state = state;
     entry.flags = flags;

@@ -87,6 +87,7 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     let mut options = Options::new(settings.pin_dir.clone());
     options.mark_mask = settings.mark_mask;
     options.timeouts = settings.timeouts;
+    options.sizes = settings.sizes;
     options.via = settings.attach;
     options.diagnostics = settings.datapath_log;
     options.uplinks = settings.uplinks.iter().map(|pattern| Glob::new(pattern)).collect();

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::{
     control,
-    datapath::{DEFAULT_ADOPT, attach::Via},
+    datapath::{DEFAULT_ADOPT, attach::Via, sizes::Sizes},
     telemetry::server,
 };
 
@@ -48,6 +48,7 @@ pub struct File {
     /// Seconds after the very first start in which connections from before it are taken over, as far as the policy
     /// allows them; 0 for never.
     pub adopt: Option<u32>,
+    pub sizes: Option<SizeSettings>,
 }
 
 /// Seconds without a packet after which a flow ends.
@@ -71,6 +72,20 @@ pub enum Backstop {
     Off,
     /// A chain of nftables.
     Nft,
+}
+
+/// How much the kernel's maps hold. Maps that an earlier agent pinned keep their sizes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SizeSettings {
+    /// Bytes of the ring buffer that denied attempts are told through.
+    pub event_buffer: Option<u32>,
+    /// Entries for established connections.
+    pub flows: Option<u32>,
+    /// Entries for half-open connections and lone datagrams.
+    pub flows_opening: Option<u32>,
+    /// Established connections of one port in one direction; an eighth of all if left out.
+    pub flows_per_port: Option<u32>,
 }
 
 /// Where containers are learnt from.
@@ -98,6 +113,7 @@ pub struct Settings {
     pub timeouts: Timeouts,
     pub uplinks: Vec<String>,
     pub adopt: Duration,
+    pub sizes: Sizes,
 }
 
 /// `agent.yaml` cannot be used.
@@ -151,6 +167,7 @@ impl File {
             timeouts: self.timeouts.or(other.timeouts),
             uplinks: self.uplinks.or(other.uplinks),
             adopt: self.adopt.or(other.adopt),
+            sizes: self.sizes.or(other.sizes),
         }
     }
 
@@ -159,6 +176,8 @@ impl File {
     pub fn complete(self) -> Settings {
         let timeouts = self.timeouts.unwrap_or_default();
         let default = Timeouts::DEFAULT;
+        let sizes = self.sizes.unwrap_or_default();
+        let flows = sizes.flows.unwrap_or(Sizes::DEFAULT.flows);
         Settings {
             policy: self.policy.unwrap_or_else(|| vec![DEFAULT_POLICY_DIR.into()]),
             profile: self.profile,
@@ -185,6 +204,12 @@ impl File {
                 udp_established: timeouts.udp_established.unwrap_or(default.udp_established),
                 icmp: timeouts.icmp.unwrap_or(default.icmp),
             },
+            sizes: Sizes {
+                event_buffer: sizes.event_buffer.unwrap_or(Sizes::DEFAULT.event_buffer),
+                flows,
+                flows_per_port: sizes.flows_per_port.unwrap_or(flows.div_ceil(8)),
+                flows_opening: sizes.flows_opening.unwrap_or(Sizes::DEFAULT.flows_opening),
+            },
         }
     }
 }
@@ -203,11 +228,34 @@ fn parse(text: &str) -> Result<File, String> {
     ]
     .into_iter()
     .find(|(_, seconds)| *seconds == Some(0));
-    match zero {
-        // The programs look at the clock less often than that.
-        Some((name, _)) => Err(format!("timeout `{name}` is 0; it has to be at least 1 second")),
-        None => Ok(file),
+    // The programs look at the clock less often than that.
+    if let Some((name, _)) = zero {
+        return Err(format!("timeout `{name}` is 0; it has to be at least 1 second"));
     }
+    let sizes = file.sizes.unwrap_or_default();
+    if let Some(bytes) = sizes.event_buffer {
+        check_event_buffer(bytes)?;
+    }
+    let flows = [
+        ("flows", sizes.flows),
+        ("flows_opening", sizes.flows_opening),
+        ("flows_per_port", sizes.flows_per_port),
+    ];
+    for (name, size) in flows {
+        if size == Some(0) {
+            return Err(format!("size `{name}` is 0; without a flow there is no connection"));
+        }
+    }
+    Ok(file)
+}
+
+/// The kernel takes a power of two of whole pages only; the loader would silently round anything else up.
+fn check_event_buffer(bytes: u32) -> Result<(), String> {
+    let page = rustix::param::page_size();
+    if bytes.is_power_of_two() && usize::try_from(bytes).is_ok_and(|bytes| bytes >= page) {
+        return Ok(());
+    }
+    Err(format!("size `event_buffer` is {bytes}; it has to be a power of two of at least {page} bytes"))
 }
 
 #[cfg(test)]
@@ -240,6 +288,18 @@ mod tests {
     fn a_timeout_of_nothing_is_an_error() {
         let error = parse("timeouts: { icmp: 0 }\n").unwrap_err();
         assert_eq!(error, "timeout `icmp` is 0; it has to be at least 1 second");
+    }
+
+    #[test]
+    fn sizes_are_those_that_the_kernel_takes() {
+        let settings = parse("sizes: { event_buffer: 65536 }\n").unwrap().complete();
+        assert_eq!(settings.sizes, Sizes { event_buffer: 65_536, ..Sizes::DEFAULT });
+        for wrong in [0, 100, 65_537, 3 << 16] {
+            let error = parse(&format!("sizes: {{ event_buffer: {wrong} }}\n")).unwrap_err();
+            assert!(error.contains("power of two") && error.contains(&wrong.to_string()), "{error}");
+        }
+        let error = parse("sizes: { flows: 0 }\n").unwrap_err();
+        assert_eq!(error, "size `flows` is 0; without a flow there is no connection");
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod loader;
 pub mod maps;
 pub mod pins;
 pub mod plan;
+pub mod sizes;
 pub mod streams;
 
 mod link;

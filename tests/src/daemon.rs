@@ -116,6 +116,26 @@ impl Daemon {
         self.signal(Signal::HUP)
     }
 
+    /// Keeps it from running until [`Self::resume`]; returns once no thread of it runs.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        let threads = format!("/proc/{}/task", self.child.id());
+        wait_for("the agent to stop", SOON, || {
+            for thread in fs::read_dir(&threads)? {
+                let status = fs::read_to_string(thread?.path().join("status"))?;
+                if !status.contains("\nState:\tT") {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+    }
+
+    /// Lets it run on.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no such process")?;
         kill_process(pid, signal).context("failed to signal the agent")

@@ -1,8 +1,11 @@
 //! What the integration tests share: the agent's binary, one Docker lab for a whole test program, assertions on a
 //! matrix. The labs themselves are in the `lab` crate, but for the small one that only these tests use.
 
+pub mod connections;
 pub mod daemon;
+pub mod dual_lab;
 pub mod flood;
+pub mod frames;
 pub mod sabotage;
 pub mod small_lab;
 
@@ -11,6 +14,7 @@ pub mod packet;
 
 pub mod attached;
 pub mod bridges;
+pub mod scan;
 pub mod verifier;
 pub mod watch;
 
@@ -106,6 +110,12 @@ pub fn report(line: &str) -> Result<()> {
     let Some(path) = std::env::var_os("PORTCULLIS_REPORT") else { return Ok(()) };
     let mut file = std::fs::File::options().create(true).append(true).open(path)?;
     Ok(writeln!(file, "{line}")?)
+}
+
+/// Says what a test has counted, also in that report.
+pub fn tell(line: &str) -> Result<()> {
+    eprintln!("{line}");
+    report(line)
 }
 
 /// All denied TCP attempts that a scrape counts. Not those of other protocols: a container's own neighbour and router

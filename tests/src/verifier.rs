@@ -9,6 +9,7 @@ use lab::process::run;
 use lab::scratch::Scratch;
 use portcullis::datapath::loader;
 use portcullis::datapath::pins::Pins;
+use portcullis::datapath::sizes::Sizes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Loads every program as the agent does and returns the number of each.
@@ -19,7 +20,7 @@ pub fn walk() -> Result<Vec<(&'static str, u32)>> {
     run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&directory))?;
     let pins = Pins::new(&directory.join("portcullis"));
     pins.create()?;
-    let mut ebpf = loader::load(&pins, false)?;
+    let mut ebpf = loader::load(&pins, &Sizes::DEFAULT, false)?;
     let kept = loader::verified_instructions(&mut ebpf)?;
     let mut programs = Vec::new();
     for (hook, (name, kept)) in Hook::ALL.into_iter().zip(kept) {

@@ -96,7 +96,7 @@ fn tcp_transitions() {
         (Established, true, ACK, Established, Step::Stay),
         (Established, false, ACK, Established, Step::Stay),
         (Established, true, FIN | ACK, Established, Step::Stay),
-        (Established, false, RST, Closing, Step::Stay),
+        (Established, false, RST, Closing, Step::Close),
         (Closing, true, ACK, Closing, Step::Stay),
         (Closing, false, SYN | ACK, Closing, Step::Stay),
     ];
@@ -118,7 +118,7 @@ fn a_connection_closes_when_both_sides_have_said_so() {
         entry.advance(PROTOCOL_TCP, first, FIN | ACK);
         entry.advance(PROTOCOL_TCP, first, FIN | ACK);
         assert_eq!(entry.state(), FlowState::Established);
-        entry.advance(PROTOCOL_TCP, second, FIN | ACK);
+        assert_eq!(entry.advance(PROTOCOL_TCP, second, FIN | ACK), Step::Close);
         assert_eq!(entry.state(), FlowState::Closing);
         assert_eq!(entry.flags, FIN_LOCAL | FIN_REMOTE);
     }
@@ -224,7 +224,8 @@ proptest! {
             answered |= !opener && flags & (ACK | RST) == ACK;
             let established = flow.state() == FlowState::Established;
             prop_assert!(!established || (answered && acknowledged));
-            prop_assert!(step == Step::Stay || established);
+            prop_assert!(step != Step::Establish || established);
+            prop_assert!(step != Step::Close || flow.state() == FlowState::Closing);
         }
     }
 
@@ -240,8 +241,12 @@ proptest! {
     #[test]
     fn a_flow_moves_to_the_other_table_at_most_once(opened in directions(), protocol in prop_oneof![Just(PROTOCOL_TCP), Just(PROTOCOL_UDP), Just(PROTOCOL_ICMP)], packets in packets()) {
         let mut flow = entry(opened);
-        let moves = packets.iter().filter(|(direction, flags)| flow.advance(protocol, *direction, *flags) == Step::Establish).count();
-        prop_assert!(moves <= usize::from(protocol != PROTOCOL_ICMP));
+        let steps: Vec<Step> =
+            packets.iter().map(|(direction, flags)| flow.advance(protocol, *direction, *flags)).collect();
+        let moves = |wanted| steps.iter().filter(|step| **step == wanted).count();
+        prop_assert!(moves(Step::Establish) <= usize::from(protocol != PROTOCOL_ICMP));
+        // And at most once back.
+        prop_assert!(moves(Step::Close) <= moves(Step::Establish));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use agent_common::{
     config::Config,
     decision::Party,
     endpoint::Interface,
-    flow::{FlowEntry, FlowKey, OBSERVED, OUTSIDER, PEER_UNBOUND},
+    flow::{AT_UPLINK, FlowEntry, FlowKey, OBSERVED, OUTSIDER, PEER_UNBOUND},
     verdict::{Direction, DropReason, Hook},
 };
 
@@ -143,6 +143,9 @@ pub(super) fn carry_out(
     let observed = !decision.allowed
         && !elsewhere
         && !(matches!(scene.hook, Hook::ToEndpoint) && published::was_judged(skb, config, &case.other.party));
+    if matches!(scene.hook, Hook::FromUplink) {
+        case.flags |= AT_UPLINK;
+    }
     if observed {
         let opening = known.is_none() && frame.packet.intent.opens();
         let authority = Authority::of(decision);

@@ -12,6 +12,7 @@ use aya_log::{EbpfLogger, Level};
 use super::{
     maps::{self, MapCheckError},
     pins::Pins,
+    sizes::Sizes,
 };
 
 /// The object that build.rs made, aligned as an ELF parser wants it.
@@ -51,13 +52,15 @@ fn verifier_tail(error: &ProgramError) -> String {
 /// Loads all programs; maps are created under the pins or taken from there.
 ///
 /// `diagnostics` turns on what the programs log about themselves, which is compiled out of them otherwise.
-pub fn load(pins: &Pins, diagnostics: bool) -> Result<Ebpf, LoadError> {
+pub fn load(pins: &Pins, sizes: &Sizes, diagnostics: bool) -> Result<Ebpf, LoadError> {
     maps::check_pins(pins)?;
+    let sizes = sizes.or_pinned(pins);
     let level: u8 = if diagnostics { Level::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
     // The verifier's log of an accepted program costs load time and tells nothing.
     loader.verifier_log_level(VerifierLogLevel::STATS);
     loader.override_global(aya_log::LEVEL, &level, false);
+    sizes.set(&mut loader);
     for name in maps::NAMES {
         loader.map_pin_path(name, pins.map(name));
     }

@@ -5,7 +5,7 @@ use agent_common::{
     counter::{DeniedCount, DeniedKey, TOTALS},
     endpoint::{Destination, Interface, Published, PublishedKey},
     event::{AttemptEntry, AttemptKey, DeniedEvent},
-    flow::{FlowEntry, FlowKey},
+    flow::{FlowEntry, FlowKey, HeldKey},
     policy::{AddressKey, Rule, RuleKey, Subject, SubjectKey},
 };
 use aya::{
@@ -16,7 +16,7 @@ use aya::{
 use super::pins::Pins;
 
 /// Every map that is pinned, by name.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 16] = [
     "CONFIG",
     "INTERFACES",
     "SLOTS",
@@ -27,6 +27,8 @@ pub const NAMES: [&str; 14] = [
     "ADDRESSES",
     "FLOWS_OPENING",
     "FLOWS",
+    "FLOWS_HELD",
+    "FLOWS_GONE",
     "DENIED",
     "TOTALS",
     "ATTEMPTS",
@@ -54,6 +56,7 @@ fn shape(name: &str) -> Shape {
         "ADDRESSES" => (MapType::LpmTrie, lpm + size_of::<AddressKey>(), 4),
         "FLOWS_OPENING" => (MapType::LruHash, size_of::<FlowKey>(), size_of::<FlowEntry>()),
         "FLOWS" => (MapType::Hash, size_of::<FlowKey>(), size_of::<FlowEntry>()),
+        "FLOWS_HELD" | "FLOWS_GONE" => (MapType::Hash, size_of::<HeldKey>(), 8),
         "DENIED" => (MapType::PerCpuHash, size_of::<DeniedKey>(), size_of::<DeniedCount>()),
         "TOTALS" => (MapType::PerCpuArray, 4, 8),
         "ATTEMPTS" => (MapType::LruHash, size_of::<AttemptKey>(), size_of::<AttemptEntry>()),
@@ -109,6 +112,8 @@ pub struct Maps {
     pub addresses: LpmTrie<MapData, AddressKey, u32>,
     pub flows_opening: HashMap<MapData, FlowKey, FlowEntry>,
     pub flows: HashMap<MapData, FlowKey, FlowEntry>,
+    pub flows_held: HashMap<MapData, HeldKey, u64>,
+    pub flows_gone: HashMap<MapData, HeldKey, u64>,
     pub capacities: Capacities,
 }
 
@@ -159,6 +164,8 @@ impl Maps {
             addresses: take(ebpf, "ADDRESSES")?,
             flows_opening: take(ebpf, "FLOWS_OPENING")?,
             flows: take(ebpf, "FLOWS")?,
+            flows_held: take(ebpf, "FLOWS_HELD")?,
+            flows_gone: take(ebpf, "FLOWS_GONE")?,
             capacities: Capacities {
                 interfaces: capacity(pins, "INTERFACES")?,
                 destinations: capacity(pins, "DESTINATIONS")?,

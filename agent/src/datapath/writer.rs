@@ -1,6 +1,7 @@
 //! Brings the kernel to a desired state, in an order in which every moment is either the old state, the new one, or
 //! stricter than both.
 
+mod flows;
 mod host;
 mod revision;
 
@@ -9,7 +10,6 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use agent_common::{
     config::{Config, DEFAULT_MARK_MASK, MarkLayout, Timeouts},
     endpoint::Interface,
-    flow::{FlowEntry, FlowKey},
     verdict::Hook,
 };
 use aya::{
@@ -26,6 +26,7 @@ use super::{
     maps::{self, Maps, TakeError},
     pins::{Lock, PinError, Pins},
     plan::{self, HostState, LeftOut, Slots},
+    sizes::Sizes,
     streams::{Diagnostics, Events},
     watchdog::Watchdog,
 };
@@ -42,6 +43,7 @@ pub struct Options {
     /// The bits of `skb->mark` that belong to the agent.
     pub mark_mask: u32,
     pub timeouts: Timeouts,
+    pub sizes: Sizes,
     /// Overrides the choice by kernel version.
     pub via: Option<Via>,
     /// Whether the programs log what they do.
@@ -59,6 +61,7 @@ impl Options {
             pin_dir,
             mark_mask: DEFAULT_MARK_MASK,
             timeouts: Timeouts::DEFAULT,
+            sizes: Sizes::DEFAULT,
             via: None,
             diagnostics: false,
             uplinks: vec![Glob::new("*")],
@@ -157,7 +160,7 @@ impl Datapath {
         let pins = Pins::new(&options.pin_dir);
         pins.create()?;
         let lock = pins.lock()?;
-        let mut ebpf = loader::load(&pins, options.diagnostics)?;
+        let mut ebpf = loader::load(&pins, &options.sizes, options.diagnostics)?;
         let maps = Maps::take(&mut ebpf, &pins)?;
         // Zeroes, which enforce, if no agent was here before.
         let left = maps.config.get(&0, 0).ok();
@@ -320,17 +323,6 @@ impl Datapath {
         Ok(moved)
     }
 
-    /// Removes flows that have expired. Their entries count for nothing in the kernel any more; this frees the room.
-    pub fn collect_flows(&mut self, now: u64) -> Result<usize, DatapathError> {
-        let timeouts = self.config.timeouts;
-        let opening =
-            collect(&mut self.maps.flows_opening, now, &timeouts).map_err(write_error("FLOWS_OPENING"))?;
-        let established = collect(&mut self.maps.flows, now, &timeouts).map_err(write_error("FLOWS"))?;
-        self.filling.set(Filled::FlowsOpening, opening.left);
-        self.filling.set(Filled::Flows, established.left);
-        Ok(opening.removed + established.removed)
-    }
-
     /// Whether everything has room, before anything is written. `entries`: those that will be, beside the old ones.
     fn check_room(&self, desired: &HostState, entries: Option<&Entries>) -> Result<(), DatapathError> {
         let room = &self.maps.capacities;
@@ -365,36 +357,6 @@ fn same_party(current: &Interface, new: &Interface) -> bool {
         && current.identity == new.identity
         && current.instance == new.instance
         && current.flags & flags == new.flags & flags
-}
-
-/// What a walk over a flow map came to.
-struct Collected {
-    removed: usize,
-    left: usize,
-}
-
-fn collect(
-    flows: &mut HashMap<MapData, FlowKey, FlowEntry>,
-    now: u64,
-    timeouts: &Timeouts,
-) -> Result<Collected, MapError> {
-    let mut all = 0;
-    let expired: Vec<FlowKey> = flows
-        .iter()
-        .filter_map(Result::ok)
-        .inspect(|_| all += 1)
-        .filter(|(key, entry)| entry.is_expired(key.protocol, now, timeouts))
-        .map(|(key, _)| key)
-        .collect();
-    let mut removed = 0;
-    for key in &expired {
-        // Another flow with the same addresses may have begun since the walk.
-        if flows.get(key, 0).is_ok_and(|entry| entry.is_expired(key.protocol, now, timeouts)) {
-            remove(flows, key)?;
-            removed += 1;
-        }
-    }
-    Ok(Collected { removed, left: all - removed })
 }
 
 fn remove<K: aya::Pod, V: aya::Pod>(map: &mut HashMap<MapData, K, V>, key: &K) -> Result<(), MapError> {

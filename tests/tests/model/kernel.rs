@@ -98,7 +98,7 @@ impl Kernel {
         let map = |name: &str| MapData::from_pin(pins.map(name)).unwrap();
         let kernel = Self {
             datapath,
-            programs: loader::load(&pins, false).unwrap(),
+            programs: loader::load(&pins, &options.sizes, false).unwrap(),
             registry: IdentityRegistry::default(),
             entries: Entries::default(),
             endpoints: Vec::new(),

@@ -158,7 +158,7 @@ impl Bench {
         change(&mut options);
         let datapath = Datapath::open(&options).unwrap();
         let pins = Pins::new(&bpffs.pins());
-        let programs = loader::load(&pins, false).unwrap();
+        let programs = loader::load(&pins, &options.sizes, false).unwrap();
         let ring = MapData::from_pin(pins.map("EVENTS")).unwrap();
         let mut bench = Self {
             snapshot: town::snapshot(),

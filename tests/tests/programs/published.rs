@@ -247,9 +247,7 @@ fn a_container_that_calls_a_published_port_is_an_outsider() {
                 Row::from(port, "its connection", call(port, WEB_PORT, ACK)),
                 Row::from(port, "unmanaged, internal", call(port, API_PORT, SYN)).dropped(NotExposed),
                 Row::from(port, "unmanaged, again", call(port, API_PORT, SYN)).dropped(NotExposed).again(),
-                Row::from(port, "unmanaged, no connection", call(port, API_PORT, ACK))
-                    .dropped(NotExposed)
-                    .untold(),
+                Row::from(port, "unmanaged, no connection", call(port, API_PORT, ACK)).dropped(NotExposed),
             ]);
         }
     }

@@ -47,7 +47,7 @@ fn the_end_of_a_connection_is_seen() {
     bench.check_all(&[talk.leaves(FIN | ACK), talk.arrives(FIN | ACK), talk.answers(FIN | ACK)]);
     bench.check(&talk.returns(FIN | ACK));
     for port in [WEB, API] {
-        let (_, entry) = bench.flows("FLOWS", port)[0];
+        let (_, entry) = bench.flows("FLOWS_OPENING", port)[0];
         assert_eq!(entry.state(), FlowState::Closing);
     }
 }

@@ -61,12 +61,13 @@ impl fmt::Display for Toolchain {
 }
 
 /// Programs without which no lab runs, and the package that has each. Those of an engine are handled apart.
-pub(crate) const PROGRAMS: [(&str, &str); 11] = [
+pub(crate) const PROGRAMS: [(&str, &str); 12] = [
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("iptables", "iptables"),
     ("ip6tables", "iptables"),
     ("nft", "nftables"),
+    ("nmap", "nmap"),
     ("busybox", "busybox-static"),
     ("cc", "build-essential"),
     ("c++", "build-essential"),

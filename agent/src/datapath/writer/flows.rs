@@ -1,0 +1,83 @@
+//! Removes what has expired from the flow tables, and settles how many flows each port holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use agent_common::{
+    config::Timeouts,
+    flow::{FlowEntry, FlowKey, HeldKey},
+};
+use aya::maps::{HashMap, MapData, MapError};
+
+use super::{Datapath, DatapathError, remove, write_error};
+use crate::datapath::counters::Filled;
+
+impl Datapath {
+    /// Removes flows that have expired. Their entries count for nothing in the kernel any more; this frees the room.
+    pub fn collect_flows(&mut self, now: u64) -> Result<usize, DatapathError> {
+        let timeouts = self.config.timeouts;
+        let opening =
+            collect(&mut self.maps.flows_opening, now, &timeouts).map_err(write_error("FLOWS_OPENING"))?;
+        let held: BTreeMap<HeldKey, u64> = self.maps.flows_held.iter().filter_map(Result::ok).collect();
+        let established = collect(&mut self.maps.flows, now, &timeouts).map_err(write_error("FLOWS"))?;
+        self.settle_held(&held, &established.living)?;
+        self.filling.set(Filled::FlowsOpening, opening.left);
+        self.filling.set(Filled::Flows, established.left);
+        Ok(opening.removed + established.removed)
+    }
+
+    /// Tells the programs how many of the flows that they have counted are gone. `living` was counted after `held`: a
+    /// flow that came in between counts twice until the next time.
+    fn settle_held(
+        &mut self,
+        held: &BTreeMap<HeldKey, u64>,
+        living: &BTreeMap<HeldKey, u64>,
+    ) -> Result<(), DatapathError> {
+        let attached: BTreeSet<u32> = self.attachments.held().iter().map(|(ifindex, _)| *ifindex).collect();
+        for (key, count) in held {
+            let living = living.get(key).copied().unwrap_or(0);
+            if living == 0 && !attached.contains(&key.port) {
+                remove(&mut self.maps.flows_gone, key).map_err(write_error("FLOWS_GONE"))?;
+                remove(&mut self.maps.flows_held, key).map_err(write_error("FLOWS_HELD"))?;
+                continue;
+            }
+            let gone = count.wrapping_sub(living);
+            self.maps.flows_gone.insert(key, gone, 0).map_err(write_error("FLOWS_GONE"))?;
+        }
+        Ok(())
+    }
+}
+
+/// What a walk over a flow map came to.
+struct Collected {
+    removed: usize,
+    left: usize,
+    /// By port and direction.
+    living: BTreeMap<HeldKey, u64>,
+}
+
+fn collect(
+    flows: &mut HashMap<MapData, FlowKey, FlowEntry>,
+    now: u64,
+    timeouts: &Timeouts,
+) -> Result<Collected, MapError> {
+    let mut all = 0;
+    let mut living = BTreeMap::new();
+    let mut expired = Vec::new();
+    for (key, entry) in flows.iter().filter_map(Result::ok) {
+        all += 1;
+        if entry.is_expired(key.protocol, now, timeouts) {
+            expired.push(key);
+        } else {
+            *living.entry(HeldKey::new(&key, &entry)).or_default() += 1;
+        }
+    }
+    let mut removed = 0;
+    for key in &expired {
+        // Another flow with the same addresses may have begun since the walk.
+        if flows.get(key, 0).is_ok_and(|entry| entry.is_expired(key.protocol, now, timeouts)) {
+            remove(flows, key)?;
+            removed += 1;
+        }
+    }
+    Ok(Collected { removed, left: all - removed, living })
+}
