@@ -92,7 +92,8 @@ fn an_answer_is_told_as_what_it_answers() {
     bench.check_all(&[TALK.arrives(SYN).observed(NoRule), TALK.answers(SYN | ACK).observed(NoRule).again()]);
     assert!(bench.apply(&POLICY.replace("mode: observe", "mode: enforce")));
     let ends = |event: &DeniedEvent| {
-        let packet = (event.source_address, event.source_port, event.destination_address, event.destination_port);
+        let packet =
+            (event.source_address, event.source_port, event.destination_address, event.destination_port);
         (event.source, event.destination, packet)
     };
     let there = bench.check(&TALK.arrives(ACK).dropped(Revoked));
