@@ -2,6 +2,7 @@
 //! matrix. The labs themselves are in the `lab` crate, but for the small one that only these tests use.
 
 pub mod daemon;
+pub mod detours;
 pub mod small_lab;
 
 pub mod bpffs;
