@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use agent_common::config::{DEFAULT_MARK_MASK, outsider_bit, stamp_bit};
 use agent_common::verdict::DropReason::{
-    EgressDenied, Fragment, InvalidPacket, NotExposed, NotInProfile, NotReady, NotTracked, Revoked,
+    EgressDenied, Fragment, InvalidPacket, NoRule, NotExposed, NotInProfile, NotReady, NotTracked, Revoked,
     UnknownSource, UnsupportedProtocol,
 };
 use agent_common::verdict::Hook;
@@ -264,10 +264,17 @@ fn what_is_redirected_to_a_container_is_judged_as_the_worlds() {
     let mut bench = start();
     let mark = bench.mark_of(WEB) | OUTSIDER;
     let call = |to: u32, port| delivered_to(to, address(WEB, 0), address(to, 0), &tcp(4000, port, SYN));
+    let bridged = |to: u32, port| delivered_to(to, address(WEB, 0), address(to, 0), &tcp(4001, port, SYN));
     bench.check_all(&[
         Row::to(API, "web itself", call(API, 9000)).marked(mark & !OUTSIDER),
         Row::to(API, "web as an outsider", call(API, 9000)).marked(mark).dropped(NotExposed),
         Row::to(WEB, "the public port", call(WEB, 443)).marked(mark),
+        // Translated inside the bridge, from port to port.
+        Row::to(API, "web itself", bridged(API, 9000)).by(WEB).marked(mark & !OUTSIDER),
+        Row::to(API, "web as an outsider", bridged(API, 9000)).by(WEB).marked(mark).dropped(NotExposed),
+        Row::to(API, "under another's mark", bridged(API, 9000)).by(STRAY).marked(mark).dropped(NoRule),
+        Row::to(WEB, "its own port", bridged(WEB, 443)).by(WEB).marked(mark),
+        Row::to(WEB, "its own port, not published", bridged(WEB, 443)).by(WEB).dropped(NoRule),
     ]);
 }
 
