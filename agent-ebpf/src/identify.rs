@@ -117,7 +117,8 @@ pub(crate) fn receiver(address: &Address) -> Side {
         return Side::WORLD;
     };
     if destination.kind == DestinationKind::Host as u32 {
-        return Side::HOST;
+        // Whoever answers there: the host, or an unmanaged container that it redirects a published port to.
+        return Side { party: Party::HOST, peer: PEER_UNBOUND };
     }
     if destination.kind == DestinationKind::Containers as u32 {
         return Side { party: Party::UNMANAGED, peer: PEER_UNBOUND };

@@ -94,7 +94,7 @@ pub fn labels(service: &str) -> [String; 2] {
 }
 
 /// All containers that have a network.
-pub const ROLES: [Role; 12] = [
+pub const ROLES: [Role; 13] = [
     Role::new("open", DUAL).publishes(8001).on_loopback(8101),
     Role::new("inner", DUAL).publishes(8002).on_loopback(8102),
     Role::new("local", DUAL).publishes(8003).on_loopback(8103),
@@ -106,8 +106,9 @@ pub const ROLES: [Role; 12] = [
     Role::new("near", DUAL),
     Role::new("mute", DUAL),
     Role::new("far", FOUR),
+    Role::new("guest", DUAL),
     Role::new("stray", DUAL).unmanaged(),
-    Role::new("loner", ASIDE).unmanaged(),
+    Role::new("loner", ASIDE).unmanaged().publishes(8030),
 ];
 
 /// The engine, its containers, and a neighbour on the same LAN.

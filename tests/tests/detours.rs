@@ -29,6 +29,7 @@ services:
   near: { egress: [world] }
   mute: {}
   far: { egress: [world] }
+  guest: { egress: [host] }
 ";
 
 /// What should come of a call with the agent; without it all of them open.
@@ -55,8 +56,9 @@ fn service(name: &str) -> Party {
     Party::Service { instance: PROJECT.to_owned(), service: name.to_owned() }
 }
 
+/// `loner` is in no policy: it publishes what it likes.
 fn is_public(target: &str) -> bool {
-    matches!(target, "open" | "open4" | "both")
+    matches!(target, "open" | "open4" | "both" | "loner")
 }
 
 fn from_world(target: &str, hook: &'static str) -> Expected {
@@ -75,6 +77,9 @@ fn from_host(target: &str) -> Expected {
 /// A container that calls an address of the host acts as an outsider.
 fn as_outsider(caller: &str, target: &str) -> Expected {
     match caller {
+        // What no covered container publishes is the host's own.
+        "guest" if target == "loner" => Opens,
+        "near" | "far" | "both" if target == "loner" => Denied("egress_denied", "from_endpoint"),
         "near" | "far" | "both" | "stray" | "loner" => from_world(target, "from_endpoint"),
         _ => Denied("egress_denied", "from_endpoint"),
     }
@@ -177,7 +182,7 @@ impl Table<'_> {
 
     /// On the same bridge and on others, a container's own port among them.
     fn published_to_containers(&mut self) {
-        for caller in ["near", "mute", "far", "stray", "loner", "open", "both"] {
+        for caller in ["near", "mute", "far", "guest", "stray", "loner", "open", "both"] {
             let gateway = gateway(self.address(caller, 0));
             // docker-proxy answers datagrams by the address that the route back prefers: no other would do.
             let mut hosts = vec![
@@ -275,7 +280,11 @@ fn tells(event: &Event, cell: &Cell, answer: &Answer, reason: &str, hook: &str) 
     };
     // The host's connections may be docker-proxy's, which have a port of their own.
     let port = cell.call.from == Party::Host || event.source.port == answer.port;
-    caller && port && event.destination.service.as_deref() == Some(cell.target)
+    let target = match cell.target {
+        "loner" => event.destination.kind == "host",
+        target => event.destination.service.as_deref() == Some(target),
+    };
+    caller && port && target
 }
 
 fn check_events(agent: &Agent, cells: &[Cell], answers: &[Answer]) {
