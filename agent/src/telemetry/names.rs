@@ -74,6 +74,11 @@ pub const EVENTS_SUPPRESSED: Metric = counter(
 );
 pub const ENDPOINTS: Metric =
     gauge("portcullis_endpoints", &["state"], "Container network interfaces on watched bridges.");
+pub const UNENFORCEABLE: Metric = gauge(
+    "portcullis_unenforceable_containers",
+    &["reason"],
+    "Running containers that cannot be enforced, as `status` lists them.",
+);
 pub const POLICY_INFO: Metric = gauge(
     "portcullis_policy_info",
     &["policy", "mode", "profile", "revision"],
@@ -119,7 +124,7 @@ pub const BUILD_INFO: Metric =
     gauge("portcullis_build_info", &["version", "revision"], "The running build, always 1.");
 
 /// Every metric, in the order of the documentation.
-pub const ALL: [Metric; 18] = [
+pub const ALL: [Metric; 19] = [
     DENIED_ATTEMPTS,
     DENIED_PACKETS,
     FORWARDED_PACKETS,
@@ -127,6 +132,7 @@ pub const ALL: [Metric; 18] = [
     EVENTS_LOST,
     EVENTS_SUPPRESSED,
     ENDPOINTS,
+    UNENFORCEABLE,
     POLICY_INFO,
     MAP_ENTRIES,
     MAP_CAPACITY,
