@@ -2,6 +2,8 @@
 //! agent, then it opens or is denied as the policy says, and the event names the right reason, hook and sender.
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
+mod out_of_reach;
+
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -9,7 +11,7 @@ use std::time::Duration;
 use integration_tests::detours::{Answer, Call, Detours, NAMES, PROJECT, ROLES, Role, Transport, WEB, make};
 use integration_tests::{agent_binary, prepare};
 use lab::agent::{Agent, Inventory};
-use lab::engine::{HOST_V4, HOST_V6};
+use lab::engine::{DockerHost, HOST_V4, HOST_V6};
 use lab::expectation::Party;
 use lab::interrupt::wait_for;
 use lab::observed::Event;
@@ -329,20 +331,13 @@ fn check_masqueraded(lab: &Detours, cells: &[Cell], answers: &[Answer]) {
     assert_eq!(seen, Some(gateway(lab.addresses("inner").unwrap()[0]).to_string()));
 }
 
-fn start_agent(lab: &Detours) -> Agent {
-    let policies = lab.host.scratch().path().join("policies");
+fn start_agent(host: &DockerHost, policy: &str) -> Agent {
+    let policies = host.scratch().path().join("policies");
     fs::create_dir_all(&policies).unwrap();
-    fs::write(policies.join("detours.yaml"), POLICY).unwrap();
-    let inventory = Inventory::Docker(lab.host.url());
-    Agent::start(
-        &agent_binary().unwrap(),
-        lab.host.netns(),
-        lab.host.scratch(),
-        &policies,
-        &inventory,
-        "production",
-    )
-    .unwrap()
+    fs::write(policies.join("detours.yaml"), policy).unwrap();
+    let inventory = Inventory::Docker(host.url());
+    let binary = agent_binary().unwrap();
+    Agent::start(&binary, host.netns(), host.scratch(), &policies, &inventory, "production").unwrap()
 }
 
 fn every_path(engine: &[&str], proxy: bool) {
@@ -355,7 +350,7 @@ fn every_path(engine: &[&str], proxy: bool) {
     check(&cells, &answers, |_| Opens);
     check_masqueraded(&lab, &cells, &answers);
 
-    let agent = start_agent(&lab);
+    let agent = start_agent(&lab.host, POLICY);
     let answers = make(&lab, &calls).unwrap();
     check(&cells, &answers, |cell| cell.expected);
     check_masqueraded(&lab, &cells, &answers);
