@@ -9,12 +9,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use integration_tests::detours::{Answer, Call, Detours, NAMES, PROJECT, ROLES, Role, Transport, WEB, make};
-use integration_tests::{agent_binary, prepare};
+use integration_tests::{ATTEMPTS, agent_binary, prepare};
 use lab::agent::{Agent, Inventory};
 use lab::engine::{DockerHost, HOST_V4, HOST_V6};
 use lab::expectation::Party;
 use lab::interrupt::wait_for;
-use lab::observed::Event;
+use lab::observed::{Event, sum};
 
 const POLICY: &str = "version: 1
 policy: detours
@@ -289,37 +289,66 @@ fn tells(event: &Event, cell: &Cell, answer: &Answer, reason: &str, hook: &str) 
     caller && port && target
 }
 
+/// The denied calls, each with its reason and hook.
+fn denied<'a>(
+    cells: &'a [Cell],
+    answers: &'a [Answer],
+) -> impl Iterator<Item = (&'a Cell, &'a Answer, &'static str, &'static str)> {
+    cells.iter().zip(answers).filter_map(|(cell, answer)| match cell.expected {
+        Denied(reason, hook) => Some((cell, answer, reason, hook)),
+        Opens => None,
+    })
+}
+
+/// Every denied call has its event, and every event is that of a denied call.
 fn check_events(agent: &Agent, cells: &[Cell], answers: &[Answer]) {
     let missing = |events: &[Event]| -> Vec<String> {
-        let denied = cells.iter().zip(answers).filter_map(|(cell, answer)| match cell.expected {
-            Denied(reason, hook) => Some((cell, answer, reason, hook)),
-            Opens => None,
+        let untold = denied(cells, answers).filter(|(cell, answer, reason, hook)| {
+            !events.iter().any(|event| tells(event, cell, answer, reason, hook))
         });
-        denied
-            .filter(|(cell, answer, reason, hook)| {
-                !events.iter().any(|event| tells(event, cell, answer, reason, hook))
-            })
-            .map(|(cell, answer, reason, hook)| {
-                let told: Vec<String> = events
-                    .iter()
-                    .filter(|event| event.source.port == answer.port)
-                    .map(|event| format!("{} at {}: {}", event.reason, event.hook, event.sentence()))
-                    .collect();
-                let call = &cell.call;
-                format!(
-                    "{} -> {} {:?} ({}): no {reason} at {hook}, but {told:?}",
-                    call.from, call.to, call.by, cell.target
-                )
-            })
-            .collect()
+        let shown = untold.map(|(cell, answer, reason, hook)| {
+            let of_port = events.iter().filter(|event| event.source.port == answer.port).map(shown);
+            let (told, call) = (of_port.collect::<Vec<_>>(), &cell.call);
+            format!(
+                "{} -> {} {:?} ({}): no {reason} at {hook}, but {told:?}",
+                call.from, call.to, call.by, cell.target
+            )
+        });
+        shown.collect()
     };
     let waited = wait_for("an event for every denied call", Duration::from_secs(5), || {
         Ok(missing(&agent.events()?).is_empty().then_some(()))
     });
+    let events = agent.events().unwrap();
     if waited.is_err() {
-        let missing = missing(&agent.events().unwrap());
+        let missing = missing(&events);
         panic!("{} calls without their event:\n{}", missing.len(), missing.join("\n"));
     }
+    let others: Vec<String> = events
+        .iter()
+        .filter(|event| ["tcp", "udp"].contains(&event.protocol.as_str()))
+        .filter(|event| {
+            !denied(cells, answers)
+                .any(|(cell, answer, reason, hook)| tells(event, cell, answer, reason, hook))
+        })
+        .map(shown)
+        .collect();
+    assert!(others.is_empty(), "events of no denied call:\n{}", others.join("\n"));
+}
+
+/// Each denied call is counted once, by the hook that decides. Of answers under a false address every frame counts.
+fn check_counts(agent: &Agent, cells: &[Cell], answers: &[Answer]) {
+    let samples = agent.metrics().unwrap();
+    for (by, protocol) in [(Transport::Tcp, "tcp"), (Transport::Udp, "udp")] {
+        let all = sum(&samples, ATTEMPTS, &[("protocol", protocol)]);
+        let spoofed = sum(&samples, ATTEMPTS, &[("protocol", protocol), ("reason", "spoofed_source")]);
+        let made = denied(cells, answers).filter(|(cell, ..)| cell.call.by == by && cell.expected != SPOOFED);
+        assert_eq!(all - spoofed, made.count() as f64, "{protocol}");
+    }
+}
+
+fn shown(event: &Event) -> String {
+    format!("{} at {}: {}", event.reason, event.hook, event.sentence())
 }
 
 /// Docker hid the sender's address, or the test of its identity shows nothing.
@@ -355,6 +384,7 @@ fn every_path(engine: &[&str], proxy: bool) {
     check(&cells, &answers, |cell| cell.expected);
     check_masqueraded(&lab, &cells, &answers);
     check_events(&agent, &cells, &answers);
+    check_counts(&agent, &cells, &answers);
 }
 
 #[test]
