@@ -278,6 +278,27 @@ fn what_is_redirected_to_a_container_is_judged_as_the_worlds() {
     ]);
 }
 
+/// Without docker-proxy the host redirects the call to the container itself, which then answers in the host's name.
+#[test]
+fn whoever_answers_in_the_hosts_name_first_is_the_only_one() {
+    let mut bench = start();
+    let mark = bench.mark_of(LONER);
+    for family in [0, 1] {
+        let (host, web) = (parsed(HOST_ADDRESS[family]), address(WEB, family));
+        let call = sent_by(WEB, web, host, &tcp(4000, 7000, SYN));
+        let answer = |flags| delivered_to(WEB, host, web, &tcp(7000, 4000, flags));
+        bench.check_all(&[
+            Row::to(WEB, "before the call", answer(SYN | ACK)).by(BRIDGE_3).marked(mark).dropped(NotTracked),
+            Row::from(WEB, "the call", call),
+            Row::to(WEB, "a container answers", answer(SYN | ACK)).by(BRIDGE_3).marked(mark),
+            Row::to(WEB, "it goes on", answer(ACK)).by(BRIDGE_3).marked(mark),
+            Row::to(WEB, "another container", answer(ACK)).by(STRAY).dropped(NotTracked).untold(),
+            Row::to(WEB, "the host", answer(ACK)).by(HOST).dropped(NotTracked).untold(),
+            Row::to(WEB, "nobody", answer(ACK)).by(BRIDGE_3).dropped(UnknownSource),
+        ]);
+    }
+}
+
 #[test]
 fn what_is_only_observed_is_counted_where_it_is_called() {
     let mut bench = start();
