@@ -5,8 +5,8 @@ mod calls;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv6Addr, TcpListener, UdpSocket};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv6Addr, SocketAddrV6, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -129,6 +129,7 @@ impl Detours {
         for (name, four, six) in [(DUAL, 21, Some(21)), (FOUR, 22, None), (ASIDE, 23, Some(23))] {
             let mut command = host.docker();
             command.args(["network", "create", "--subnet", &format!("198.18.{four}.0/24")]);
+            command.args(["--opt", &format!("com.docker.network.bridge.name=br-{name}")]);
             if let Some(six) = six {
                 command.args(["--ipv6", "--subnet", &format!("2001:db8:30:{six}::/64")]);
             }
@@ -160,6 +161,13 @@ impl Detours {
         ))
     }
 
+    /// The link-local address of one of the host's interfaces, as `from` calls it by its own interface `through`.
+    pub fn link_local(&self, interface: &str, from: &Party, through: &str) -> Result<SocketAddrV6> {
+        let (address, _) = link_local(&self.host.netns().path(), interface)?;
+        let (_, scope) = link_local(&self.place(from)?, through)?;
+        Ok(SocketAddrV6::new(address, 0, 0, scope))
+    }
+
     /// A container by its name.
     pub fn container(&self, name: &str) -> Result<&Container> {
         self.containers.get(name).with_context(|| format!("no container `{name}`"))
@@ -178,6 +186,19 @@ impl Detours {
             Party::Outside => self.outside.netns().path(),
         })
     }
+}
+
+/// The link-local address and the number of an interface.
+fn link_local(place: &Path, interface: &str) -> Result<(Ipv6Addr, u32)> {
+    let table = within(place, || std::fs::read_to_string("/proc/thread-self/net/if_inet6"))??;
+    let found = table.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [address, number, .., name] = words.as_slice() else { return None };
+        let address = Ipv6Addr::from_bits(u128::from_str_radix(address, 16).ok()?);
+        let number = u32::from_str_radix(number, 16).ok()?;
+        (*name == interface && address.is_unicast_link_local()).then_some((address, number))
+    });
+    found.with_context(|| format!("`{interface}` has no link-local address"))
 }
 
 /// Runs several `docker` commands side by side: each waits for the engine most of its time.

@@ -15,6 +15,7 @@ use lab::engine::{DockerHost, HOST_V4, HOST_V6};
 use lab::expectation::Party;
 use lab::interrupt::wait_for;
 use lab::observed::{Event, sum};
+use lab::outside::UPLINK;
 
 const POLICY: &str = "version: 1
 policy: detours
@@ -103,6 +104,7 @@ impl Table<'_> {
         table.published_to_the_world();
         table.published_to_the_host();
         table.published_to_containers();
+        table.link_local();
         table.across_bridges();
         table.on_two_networks();
         table.cells
@@ -205,6 +207,31 @@ impl Table<'_> {
         }
     }
 
+    /// docker-proxy listens on every address, also on those that only neighbours can call.
+    fn link_local(&mut self) {
+        if !self.proxy {
+            return;
+        }
+        for (from, interface, through) in [
+            (Party::Outside, UPLINK, "lan0"),
+            (service("stray"), "br-dual", "eth0"),
+            (service("near"), "br-dual", "eth0"),
+        ] {
+            let mut address = self.lab.link_local(interface, &from, through).unwrap();
+            for (role, port) in Self::publishing() {
+                address.set_port(port);
+                let expected = match &from {
+                    Party::Outside => from_world(role.name, "from_uplink"),
+                    from if *from == service("stray") => as_outsider("stray", role.name),
+                    // A covered container may only use the addresses that Docker gave it.
+                    _ => SPOOFED,
+                };
+                let call = Call { from: from.clone(), to: address.into(), by: Transport::Tcp, source: None };
+                self.cells.push(Cell { call, target: role.name, expected });
+            }
+        }
+    }
+
     /// Docker hides the sender's address from the other network; who it is shows all the same.
     fn across_bridges(&mut self) {
         let denied = Denied("no_rule", "to_endpoint");
@@ -270,7 +297,7 @@ fn tells(event: &Event, cell: &Cell, answer: &Answer, reason: &str, hook: &str) 
     if reason == "spoofed_source" {
         // The call, or its answer; under a false address nobody is asked for.
         let port = [event.source.port, event.destination.port].contains(&answer.port);
-        return port && event.source.service.as_deref() == Some("both");
+        return port && matches!(event.source.service.as_deref(), Some("both" | "near"));
     }
     let caller = match &cell.call.from {
         Party::Host => event.source.kind == "host",

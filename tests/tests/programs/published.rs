@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use agent_common::config::{DEFAULT_MARK_MASK, outsider_bit, stamp_bit};
 use agent_common::verdict::DropReason::{
     EgressDenied, Fragment, InvalidPacket, NoRule, NotExposed, NotInProfile, NotReady, NotTracked, Revoked,
-    UnknownSource, UnsupportedProtocol,
+    SpoofedSource, UnknownSource, UnsupportedProtocol,
 };
 use agent_common::verdict::Hook;
 use integration_tests::packet::{
@@ -253,6 +253,14 @@ fn a_container_that_calls_a_published_port_is_an_outsider() {
             ]);
         }
     }
+    let (own, gateway) = (parsed("fe80::ff:fe00:f"), parsed("fe80::1"));
+    let neighbour = |source, to: u16| sent_by(STRAY, source, gateway, &tcp(4000, to, SYN));
+    bench.check_all(&[
+        Row::from(STRAY, "by link-local addresses", neighbour(own, WEB_PORT)),
+        Row::from(STRAY, "by link-local addresses, internal", neighbour(own, API_PORT)).dropped(NotExposed),
+        Row::from(STRAY, "by another's", neighbour(parsed("fe80::ff:fe00:a"), WEB_PORT))
+            .dropped(SpoofedSource),
+    ]);
     let options = Ipv4::new(four(address(LONER, 0)), four(parsed(HOST_ADDRESS[0]))).options(&[1; 8]);
     let options =
         Ethernet::new(mac(LONER), BRIDGE_MAC).ip(&options.carrying(6, &Tcp::new(1, API_PORT).bytes()));
@@ -360,6 +368,8 @@ fn nothing_crosses_a_guarded_bridge_for_a_container_that_is_not_known() {
     let into =
         |to: IpAddr| Ethernet::new(BRIDGE_MAC, [2, 9, 9, 9, 9, 9]).ip(&ip(world, to, &tcp(4000, 80, SYN)));
     let arp = integration_tests::packet::Arp::request(BRIDGE_MAC, four(gateway(BRIDGE_1, 0)), four(unknown));
+    let near = ip(parsed("fe80::1"), parsed("fe80::2"), &tcp(80, 4000, SYN | ACK));
+    let near = Ethernet::new(BRIDGE_MAC, [2, 9, 9, 9, 9, 9]).ip(&near);
     let from = |bridge, name, frame| at_bridge(Hook::FromBridge, bridge, name, frame);
     let to = |bridge, name, frame| at_bridge(Hook::ToBridge, bridge, name, frame);
     bench.check_all(&[
@@ -380,6 +390,7 @@ fn nothing_crosses_a_guarded_bridge_for_a_container_that_is_not_known() {
         to(BRIDGE_1, "all of them", into(parsed("224.0.0.251")))
             .dropped(agent_common::verdict::DropReason::UnknownDestination),
         to(BRIDGE_1, "a question for an address", arp.frame()),
+        to(BRIDGE_1, "the host's answer to a neighbour", near),
         to(BRIDGE_1, "another protocol", Ethernet::new(BRIDGE_MAC, BROADCAST).carrying(0x88cc, &[0; 46]))
             .dropped(UnsupportedProtocol),
         to(BRIDGE_3, "without covered endpoints", into(unknown)),
