@@ -639,8 +639,7 @@ fn carry_out(
 fn is_own_source(port: &Interface, frame: &Frame) -> bool {
     let source = if matches!(frame.packet.intent, Intent::Error) { frame.claim } else { frame.packet.source };
     // Every stack also has a link-local address, which Docker does not tell. Covered endpoints do not get far with it.
-    port.owns(&source)
-        || (!port.is_covered() && source == port.expected_mac(frame.source_mac).link_local())
+    port.owns(&source) || (!port.is_covered() && source == port.expected_mac(frame.source_mac).link_local())
 }
 
 /// An address claim by ARP or ND names the port's own addresses and MAC, or asks before it takes one.
