@@ -74,7 +74,13 @@ pub(crate) fn sender(skb: Skb, config: &Config) -> Side {
         return Side::UNKNOWN;
     };
     if interface.kind == InterfaceKind::Port as u8 {
-        return Side::of_port(ifindex, interface);
+        // Without docker-proxy, br_netfilter translates a call of a published port inside the bridge: it goes on from
+        // port to port.
+        return if skb.mark() & config.mark_mask == interface.mark | outsider_bit(config.mark_mask) {
+            Side::outsider(ifindex)
+        } else {
+            Side::of_port(ifindex, interface)
+        };
     }
     if interface.kind == InterfaceKind::Bridge as u8 {
         return marked_sender(skb.mark(), config.mark_mask);
@@ -111,7 +117,8 @@ pub(crate) fn receiver(address: &Address) -> Side {
         return Side::WORLD;
     };
     if destination.kind == DestinationKind::Host as u32 {
-        return Side::HOST;
+        // Whoever answers there: the host, or an unmanaged container that it redirects a published port to.
+        return Side { party: Party::HOST, peer: PEER_UNBOUND };
     }
     if destination.kind == DestinationKind::Containers as u32 {
         return Side { party: Party::UNMANAGED, peer: PEER_UNBOUND };

@@ -29,7 +29,7 @@ use crate::{
     inventory::{self, snapshot::Snapshot},
     policy::{entries::Entries, resolve::ResolveError},
     service,
-    state::AgentState,
+    state::{AgentState, unenforceable},
     telemetry::Telemetry,
 };
 
@@ -178,6 +178,12 @@ impl Reconciler {
         for left_out in self.datapath.left_out() {
             let (container, reason) = (&left_out.container, &left_out.reason);
             complaints.insert(format!("endpoint `{container}` left without rights: {reason}"));
+        }
+        if let Some((snapshot, entries)) = &self.applied {
+            complaints.extend(unenforceable(snapshot, entries).map(|container| {
+                let (name, obstacle) = (&container.container, &container.obstacle);
+                format!("container `{name}` cannot be enforced: it {obstacle}")
+            }));
         }
         // What is tried again every second is told once.
         for complaint in complaints.difference(&self.complaints) {

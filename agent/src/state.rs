@@ -10,7 +10,7 @@ use crate::{
     interference::Interference,
     inventory::{
         identity::IdentityRegistry,
-        snapshot::{Endpoint, Snapshot},
+        snapshot::{Endpoint, Obstacle, Snapshot, Unenforceable},
     },
     policy::entries::{Entries, ResolvedEndpoint},
 };
@@ -177,6 +177,12 @@ impl AgentState {
             .map(|(index, endpoint)| (endpoint, self.entries.endpoints.get(index)))
     }
 
+    /// Containers that are not enforced as the policy says. Those that share a network and would have the same rights
+    /// by themselves are not among them.
+    pub fn unenforceable(&self) -> impl Iterator<Item = &Unenforceable> {
+        unenforceable(&self.snapshot, &self.entries)
+    }
+
     /// The endpoint behind a port.
     #[must_use]
     pub fn endpoint_at_port(&self, ifindex: u32) -> Option<&Endpoint> {
@@ -267,6 +273,18 @@ impl AgentState {
             "starting".to_owned()
         })
     }
+}
+
+/// The containers of a snapshot that are not enforced as these entries say.
+pub fn unenforceable<'s>(
+    snapshot: &'s Snapshot,
+    entries: &'s Entries,
+) -> impl Iterator<Item = &'s Unenforceable> {
+    let all = snapshot.unenforceable.iter().enumerate();
+    all.filter(|(place, container)| {
+        !matches!(container.obstacle, Obstacle::SharedNetwork { .. }) || entries.at_odds.contains(place)
+    })
+    .map(|(_, container)| container)
 }
 
 #[cfg(test)]

@@ -134,6 +134,9 @@ pub struct UnenforceableStatus {
     pub container: String,
     pub project: Option<String>,
     pub service: Option<String>,
+    /// `host_network`, `shared_network`, … as in `portcullis_unenforceable_containers`.
+    pub kind: String,
+    /// For people.
     pub reason: String,
 }
 
@@ -149,12 +152,12 @@ impl Status {
     /// The status at a moment, given in seconds since 1970.
     #[must_use]
     pub fn new(state: &AgentState, reading: Option<&CounterReading>, now: u64) -> Self {
-        let snapshot = &state.snapshot;
-        let unenforceable = snapshot.unenforceable.iter().map(|container| UnenforceableStatus {
+        let unenforceable = state.unenforceable().map(|container| UnenforceableStatus {
             container: container.container.clone(),
             project: container.project.clone(),
             service: container.service.clone(),
-            reason: container.reason.clone(),
+            kind: container.obstacle.name().to_owned(),
+            reason: container.obstacle.to_string(),
         });
         Self {
             schema: SCHEMA.to_owned(),

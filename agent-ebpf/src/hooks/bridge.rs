@@ -82,6 +82,10 @@ fn towards_container(skb: Skb, scratch: &mut Scratch) -> Action {
     if frame.packet.destination == Address::UNSPECIFIED {
         return refuse(because, frame.flaw().unwrap_or(DropReason::InvalidPacket), Side::UNKNOWN);
     }
+    // Only the host itself calls link-local addresses, which are in no map: an unmanaged container's must get its answer.
+    if frame.packet.destination.is_link_local_ipv6() {
+        return Action::Forward;
+    }
     let known = maps::destination(&frame.packet.destination).is_some_and(|destination| {
         destination.kind == DestinationKind::Endpoint as u32
             && maps::port(destination.ifindex).is_some_and(|port| port.bridge == skb.ifindex())

@@ -48,7 +48,8 @@ pub(super) fn has_foreign_mac(port: &Interface, frame: &Frame) -> bool {
 #[inline(always)]
 pub(super) fn is_own_source(port: &Interface, frame: &Frame) -> bool {
     let source = if matches!(frame.packet.intent, Intent::Error) { frame.claim } else { frame.packet.source };
-    port.owns(&source)
+    // Every stack also has a link-local address, which Docker does not tell. Covered endpoints do not get far with it.
+    port.owns(&source) || (!port.is_covered() && source == port.expected_mac(frame.source_mac).link_local())
 }
 
 /// Whether a frame that could not be parsed may be a packet under another's address to whoever can parse it, or hold

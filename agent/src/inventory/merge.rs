@@ -6,13 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use agent_common::endpoint::MAX_ADDRESSES;
 use ipnet::IpNet;
 
 use super::{
     containers::{Container, Containers, Network, NetworkMode},
     file::Listed,
     links::{Link, Links},
-    snapshot::{Bridge, Endpoint, Interface, Port, Snapshot, Unenforceable, Uplink},
+    snapshot::{Bridge, Endpoint, Interface, Obstacle, Port, Snapshot, Unenforceable, Uplink},
 };
 
 /// How old a bridge with one of Docker's names must be before a network list that lacks it counts, in nanoseconds:
@@ -55,7 +56,16 @@ pub fn merge(known: Known<'_>, links: &Links) -> Snapshot {
             &b.network,
         ))
     });
-    unenforceable.sort_by(|a: &Unenforceable, b| (&a.container, &a.reason).cmp(&(&b.container, &b.reason)));
+    unenforceable.extend(endpoints.iter().filter(|endpoint| endpoint.addresses.len() > MAX_ADDRESSES).map(
+        |endpoint| Unenforceable {
+            container: endpoint.container.clone(),
+            project: endpoint.project.clone(),
+            service: endpoint.service.clone(),
+            labels: endpoint.labels.clone(),
+            obstacle: Obstacle::Addresses { count: endpoint.addresses.len() },
+        },
+    ));
+    unenforceable.sort_by(|a, b| (&a.container, &a.obstacle).cmp(&(&b.container, &b.obstacle)));
 
     let ports = links
         .links
@@ -144,33 +154,17 @@ fn engine_endpoints(
     let mut endpoints = Vec::new();
     let mut unenforceable = Vec::new();
     for container in containers.containers.values() {
-        let mut cannot = |reason: String| {
-            unenforceable.push(Unenforceable {
-                container: container.name.clone(),
-                project: container.project(),
-                service: container.service(),
-                reason,
-            });
-        };
-        match &container.network_mode {
-            NetworkMode::Host => cannot("uses the host's network".to_owned()),
-            // On the wire the two are one; whatever applies to the owner applies to both.
-            NetworkMode::Container(owner) => {
-                let owner =
-                    containers.containers.get(owner).map_or(owner.as_str(), |owner| owner.name.as_str());
-                cannot(format!("shares the network of container `{owner}`"));
-            }
-            NetworkMode::Own => {}
-        }
+        unenforceable.extend(obstacles(container, containers).into_iter().map(|obstacle| Unenforceable {
+            container: container.name.clone(),
+            project: container.project(),
+            service: container.service(),
+            labels: container.labels.clone(),
+            obstacle,
+        }));
         let namespace = container.sandbox.as_deref().and_then(|sandbox: &Path| namespaces.get(sandbox));
         for attachment in &container.attachments {
-            let Some(network) = containers.networks.get(&attachment.network_id) else {
-                continue;
-            };
-            let Some(bridge) = &network.bridge else {
-                if !matches!(network.driver.as_str(), "host" | "null") {
-                    cannot(format!("network driver {}", network.driver));
-                }
+            let network = containers.networks.get(&attachment.network_id);
+            let Some(bridge) = network.and_then(|network| network.bridge.as_ref()) else {
                 continue;
             };
             // A container that is restarting is on the list without having an interface.
@@ -188,6 +182,46 @@ fn engine_endpoints(
         }
     }
     (endpoints, unenforceable)
+}
+
+/// What keeps a container, as a whole or with one of its networks, out of reach.
+fn obstacles(container: &Container, containers: &Containers) -> Vec<Obstacle> {
+    let NetworkMode::Container(named) = &container.network_mode else {
+        return own_obstacles(container, containers);
+    };
+    let owner = containers
+        .containers
+        .get(named)
+        .or_else(|| containers.containers.values().find(|other| other.name == *named));
+    let Some(owner) = owner else {
+        // An owner that has ended leaves its network to the others.
+        return vec![Obstacle::SharedNetwork { owner_id: named.clone(), owner: named.clone() }];
+    };
+    // It is wherever its owner is.
+    let mut obstacles = own_obstacles(owner, containers);
+    if owner.network_mode == NetworkMode::Own {
+        obstacles.push(Obstacle::SharedNetwork { owner_id: owner.id.clone(), owner: owner.name.clone() });
+    }
+    obstacles
+}
+
+fn own_obstacles(container: &Container, containers: &Containers) -> Vec<Obstacle> {
+    if container.network_mode == NetworkMode::Host {
+        return vec![Obstacle::HostNetwork];
+    }
+    let networks =
+        container.attachments.iter().filter_map(|attachment| containers.networks.get(&attachment.network_id));
+    networks
+        .filter(|network| network.bridge.is_none())
+        .filter_map(|network| {
+            let name = network.name.clone();
+            match network.driver.as_str() {
+                "host" | "null" => None,
+                "overlay" => Some(Obstacle::Swarm { network: name }),
+                driver => Some(Obstacle::Driver { driver: driver.to_owned(), network: name }),
+            }
+        })
+        .collect()
 }
 
 fn engine_endpoint(

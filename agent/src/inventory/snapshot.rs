@@ -1,7 +1,8 @@
 //! One view of the host, a plain value: everything the policy resolver and the datapath plan need to know.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
+use agent_common::endpoint::MAX_ADDRESSES;
 use ipnet::IpNet;
 use serde::Serialize;
 
@@ -21,7 +22,7 @@ pub struct Snapshot {
     /// All addresses that the host's own stack answers to: of its interfaces, gateways of bridges included, and the
     /// broadcast addresses of their subnets.
     pub host_addresses: Vec<IpAddr>,
-    /// Containers that cannot be enforced, with the reason (`network_mode: host`, macvlan, …).
+    /// Containers that the hooks do not tell apart or do not see (`network_mode: host`, macvlan, …), sorted by name.
     pub unenforceable: Vec<Unenforceable>,
 }
 
@@ -106,6 +107,79 @@ pub struct Unenforceable {
     pub container: String,
     pub project: Option<String>,
     pub service: Option<String>,
-    /// For people: `uses the host's network`, `network driver macvlan`, …
-    pub reason: String,
+    /// Labels that were given to the container, not those of its image.
+    pub labels: BTreeMap<String, String>,
+    pub obstacle: Obstacle,
+}
+
+/// What keeps a container out of reach.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Obstacle {
+    /// `network_mode: host`, or that of a container that has it.
+    HostNetwork,
+    /// `network_mode: container:…`, which compose also makes of `service:…`: on the wire the two are one, and have the
+    /// rights of the owner.
+    SharedNetwork {
+        /// The owner's full id.
+        owner_id: String,
+        owner: String,
+    },
+    /// A Swarm overlay network: its bridges are in namespaces of their own.
+    Swarm { network: String },
+    /// A network of another driver than Docker's bridge.
+    Driver { driver: String, network: String },
+    /// More addresses than a port can have. It gets and sends nothing.
+    Addresses { count: usize },
+}
+
+impl Obstacle {
+    /// Every word that [`Self::name`] can give.
+    pub const NAMES: [&str; 7] = [
+        "host_network",
+        "shared_network",
+        "swarm",
+        "macvlan",
+        "ipvlan",
+        "other_driver",
+        "too_many_addresses",
+    ];
+
+    /// The word used in metrics and status.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::HostNetwork => "host_network",
+            Self::SharedNetwork { .. } => "shared_network",
+            Self::Swarm { .. } => "swarm",
+            Self::Driver { driver, .. } if driver == "macvlan" => "macvlan",
+            Self::Driver { driver, .. } if driver == "ipvlan" => "ipvlan",
+            Self::Driver { .. } => "other_driver",
+            Self::Addresses { .. } => "too_many_addresses",
+        }
+    }
+}
+
+/// For people, after the container's name.
+impl fmt::Display for Obstacle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HostNetwork => formatter.write_str("uses the host's network"),
+            Self::SharedNetwork { owner, .. } => {
+                write!(
+                    formatter,
+                    "shares the network of container `{owner}`, and has its rights instead of its own"
+                )
+            }
+            Self::Swarm { network } => write!(formatter, "is on the Swarm network `{network}`"),
+            Self::Driver { driver, network } => {
+                write!(formatter, "is on network `{network}` of driver {driver}")
+            }
+            Self::Addresses { count } => {
+                write!(
+                    formatter,
+                    "has {count} addresses, more than {MAX_ADDRESSES}, and gets and sends nothing"
+                )
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The resolved policy: exactly the entries that the kernel maps hold under one revision, with the names that
 //! events and reports need. Also serves as the decision's table on the host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use agent_common::{
     decision::{Party, PartyKind},
@@ -30,6 +30,9 @@ pub struct Entries {
     pub policies: BTreeMap<u16, PolicyInfo>,
     /// What each endpoint of the snapshot is, in the snapshot's order.
     pub endpoints: Vec<ResolvedEndpoint>,
+    /// Containers that share another's network (by their place among the snapshot's unenforceable ones) and by the
+    /// policy have other rights than those that they get there.
+    pub at_odds: BTreeSet<usize>,
     /// [`Mode`] of frames whose endpoint is unknown; enforce unless every loaded policy and service observes.
     pub strictest_mode: Option<Mode>,
 }

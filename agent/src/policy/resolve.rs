@@ -7,6 +7,7 @@ mod classes;
 mod egress;
 mod ingress;
 mod population;
+mod sharing;
 mod table;
 
 use agent_common::{
@@ -70,6 +71,7 @@ pub fn resolve(
     for resident in population.residents.values() {
         subject(&population, resident, snapshot, &mut table)?;
     }
+    entries.at_odds = sharing::at_odds(policies, &population, snapshot, &entries);
     Ok(entries)
 }
 

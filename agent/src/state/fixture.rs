@@ -16,7 +16,7 @@ use agent_common::{
 use super::{AgentState, AttachKind, InventorySource, InventoryState, Names, PortState, ReloadState};
 use crate::{
     interference::Interference,
-    inventory::snapshot::{Bridge, Endpoint, Interface, Port, Snapshot, Unenforceable, Uplink},
+    inventory::snapshot::{Bridge, Endpoint, Interface, Obstacle, Port, Snapshot, Unenforceable, Uplink},
     policy::entries::{Entries, IdentityInfo, PolicyInfo, ResolvedEndpoint, RuleEntryKey, RuleOrigin},
     telemetry::source::{CounterReading, MapUsage},
 };
@@ -146,7 +146,8 @@ fn snapshot() -> Snapshot {
             container: "node-exporter".to_owned(),
             project: None,
             service: None,
-            reason: "uses the host's network".to_owned(),
+            labels: BTreeMap::new(),
+            obstacle: Obstacle::HostNetwork,
         }],
     }
 }

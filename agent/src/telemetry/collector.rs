@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     interference::{Fault, FaultState},
+    inventory::snapshot::Obstacle,
     policy::entries::Entries,
     state::{AgentState, EndpointState},
 };
@@ -165,10 +166,15 @@ fn state_families(state: &AgentState) -> Vec<MetricFamily> {
             .filter(|(endpoint, resolved)| state.endpoint_state(endpoint, *resolved) == wanted);
         (vec![wanted.name()], count.count() as u64)
     });
+    let unenforceable = Obstacle::NAMES.map(|reason| {
+        let count = state.unenforceable().filter(|container| container.obstacle.name() == reason);
+        (vec![reason], count.count() as u64)
+    });
     let revision = state.revision.to_string();
     let policies = state.entries.policies.values();
     vec![
         family(&names::ENDPOINTS, endpoints),
+        family(&names::UNENFORCEABLE, unenforceable),
         family(
             &names::POLICY_INFO,
             policies.map(|policy| {

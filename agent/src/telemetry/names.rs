@@ -79,6 +79,11 @@ pub const EVENTS_SUPPRESSED: Metric = counter(
 );
 pub const ENDPOINTS: Metric =
     gauge("portcullis_endpoints", &["state"], "Container network interfaces on watched bridges.");
+pub const UNENFORCEABLE: Metric = gauge(
+    "portcullis_unenforceable_containers",
+    &["reason"],
+    "Running containers that cannot be enforced, as `status` lists them.",
+);
 pub const POLICY_INFO: Metric = gauge(
     "portcullis_policy_info",
     &["policy", "mode", "profile", "revision"],
@@ -139,7 +144,7 @@ pub const BUILD_INFO: Metric =
     gauge("portcullis_build_info", &["version", "revision"], "The running build, always 1.");
 
 /// Every metric, in the order of the documentation.
-pub const ALL: [Metric; 22] = [
+pub const ALL: [Metric; 23] = [
     DENIED_ATTEMPTS,
     DENIED_PACKETS,
     FORWARDED_PACKETS,
@@ -148,6 +153,7 @@ pub const ALL: [Metric; 22] = [
     EVENTS_LOST,
     EVENTS_SUPPRESSED,
     ENDPOINTS,
+    UNENFORCEABLE,
     POLICY_INFO,
     MAP_ENTRIES,
     MAP_CAPACITY,

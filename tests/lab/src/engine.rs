@@ -37,6 +37,11 @@ pub struct DockerHost {
 impl DockerHost {
     /// Starts an engine and waits until it answers; imports the stand-in image.
     pub fn start(tools: Tools) -> Result<Self> {
+        Self::start_with(tools, &[])
+    }
+
+    /// The same with further arguments for the engine.
+    pub fn start_with(tools: Tools, arguments: &[&str]) -> Result<Self> {
         let scratch = Scratch::create()?;
         let netns = Netns::create()?;
         // Frames of hand-made bridges beside Docker's must not meet its FORWARD chain, and addresses must be usable
@@ -63,6 +68,7 @@ impl DockerHost {
             .arg(directory.join("daemon.json"))
             .args(["--bip", "198.18.255.1/24"])
             .args(["--default-address-pool", "base=198.18.128.0/18,size=24"])
+            .args(arguments)
             .env("PATH", &tools.path)
             .env_remove("DOCKER_HOST")
             .stdin(Stdio::null())
@@ -154,6 +160,9 @@ impl DockerHost {
             run(&mut command("-P FORWARD ACCEPT"))?;
             if output(&mut command("-n -L DOCKER-USER"))?.status.success() {
                 run(&mut command("-I DOCKER-USER 1 -j ACCEPT"))?;
+            } else {
+                // 20.10 has none for IPv6, but isolates networks all the same once it is told to use ip6tables.
+                run(&mut command("-I FORWARD 1 -j ACCEPT"))?;
             }
             if output(&mut command("-t raw -n -L PREROUTING"))?.status.success() {
                 run(&mut command("-t raw -F PREROUTING"))?;

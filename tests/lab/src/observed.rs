@@ -14,6 +14,8 @@ pub struct Event {
     pub severity: String,
     pub protocol: String,
     #[serde(default)]
+    pub hook: String,
+    #[serde(default)]
     pub policy: String,
     #[serde(default)]
     pub project: String,

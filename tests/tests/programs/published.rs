@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use agent_common::config::{DEFAULT_MARK_MASK, outsider_bit, stamp_bit};
 use agent_common::verdict::DropReason::{
-    EgressDenied, Fragment, InvalidPacket, NotExposed, NotInProfile, NotReady, NotTracked, Revoked,
-    UnknownSource, UnsupportedProtocol,
+    EgressDenied, Fragment, InvalidPacket, NoRule, NotExposed, NotInProfile, NotReady, NotTracked, Revoked,
+    SpoofedSource, UnknownSource, UnsupportedProtocol,
 };
 use agent_common::verdict::Hook;
 use integration_tests::packet::{
@@ -251,6 +251,14 @@ fn a_container_that_calls_a_published_port_is_an_outsider() {
             ]);
         }
     }
+    let (own, gateway) = (parsed("fe80::ff:fe00:f"), parsed("fe80::1"));
+    let neighbour = |source, to: u16| sent_by(STRAY, source, gateway, &tcp(4000, to, SYN));
+    bench.check_all(&[
+        Row::from(STRAY, "by link-local addresses", neighbour(own, WEB_PORT)),
+        Row::from(STRAY, "by link-local addresses, internal", neighbour(own, API_PORT)).dropped(NotExposed),
+        Row::from(STRAY, "by another's", neighbour(parsed("fe80::ff:fe00:a"), WEB_PORT))
+            .dropped(SpoofedSource),
+    ]);
     let options = Ipv4::new(four(address(LONER, 0)), four(parsed(HOST_ADDRESS[0]))).options(&[1; 8]);
     let options =
         Ethernet::new(mac(LONER), BRIDGE_MAC).ip(&options.carrying(6, &Tcp::new(1, API_PORT).bytes()));
@@ -262,11 +270,39 @@ fn what_is_redirected_to_a_container_is_judged_as_the_worlds() {
     let mut bench = start();
     let mark = bench.mark_of(WEB) | OUTSIDER;
     let call = |to: u32, port| delivered_to(to, address(WEB, 0), address(to, 0), &tcp(4000, port, SYN));
+    let bridged = |to: u32, port| delivered_to(to, address(WEB, 0), address(to, 0), &tcp(4001, port, SYN));
     bench.check_all(&[
         Row::to(API, "web itself", call(API, 9000)).marked(mark & !OUTSIDER),
         Row::to(API, "web as an outsider", call(API, 9000)).marked(mark).dropped(NotExposed),
         Row::to(WEB, "the public port", call(WEB, 443)).marked(mark),
+        // Translated inside the bridge, from port to port.
+        Row::to(API, "web itself", bridged(API, 9000)).by(WEB).marked(mark & !OUTSIDER),
+        Row::to(API, "web as an outsider", bridged(API, 9000)).by(WEB).marked(mark).dropped(NotExposed),
+        Row::to(API, "under another's mark", bridged(API, 9000)).by(STRAY).marked(mark).dropped(NoRule),
+        Row::to(WEB, "its own port", bridged(WEB, 443)).by(WEB).marked(mark),
+        Row::to(WEB, "its own port, not published", bridged(WEB, 443)).by(WEB).dropped(NoRule),
     ]);
+}
+
+/// Without docker-proxy the host redirects the call to the container itself, which then answers in the host's name.
+#[test]
+fn whoever_answers_in_the_hosts_name_first_is_the_only_one() {
+    let mut bench = start();
+    let mark = bench.mark_of(LONER);
+    for family in [0, 1] {
+        let (host, web) = (parsed(HOST_ADDRESS[family]), address(WEB, family));
+        let call = sent_by(WEB, web, host, &tcp(4000, 7000, SYN));
+        let answer = |flags| delivered_to(WEB, host, web, &tcp(7000, 4000, flags));
+        bench.check_all(&[
+            Row::to(WEB, "before the call", answer(SYN | ACK)).by(BRIDGE_3).marked(mark).dropped(NotTracked),
+            Row::from(WEB, "the call", call),
+            Row::to(WEB, "a container answers", answer(SYN | ACK)).by(BRIDGE_3).marked(mark),
+            Row::to(WEB, "it goes on", answer(ACK)).by(BRIDGE_3).marked(mark),
+            Row::to(WEB, "another container", answer(ACK)).by(STRAY).dropped(NotTracked).untold(),
+            Row::to(WEB, "the host", answer(ACK)).by(HOST).dropped(NotTracked).untold(),
+            Row::to(WEB, "nobody", answer(ACK)).by(BRIDGE_3).dropped(UnknownSource),
+        ]);
+    }
 }
 
 #[test]
@@ -330,6 +366,8 @@ fn nothing_crosses_a_guarded_bridge_for_a_container_that_is_not_known() {
     let into =
         |to: IpAddr| Ethernet::new(BRIDGE_MAC, [2, 9, 9, 9, 9, 9]).ip(&ip(world, to, &tcp(4000, 80, SYN)));
     let arp = integration_tests::packet::Arp::request(BRIDGE_MAC, four(gateway(BRIDGE_1, 0)), four(unknown));
+    let near = ip(parsed("fe80::1"), parsed("fe80::2"), &tcp(80, 4000, SYN | ACK));
+    let near = Ethernet::new(BRIDGE_MAC, [2, 9, 9, 9, 9, 9]).ip(&near);
     let from = |bridge, name, frame| at_bridge(Hook::FromBridge, bridge, name, frame);
     let to = |bridge, name, frame| at_bridge(Hook::ToBridge, bridge, name, frame);
     bench.check_all(&[
@@ -350,6 +388,7 @@ fn nothing_crosses_a_guarded_bridge_for_a_container_that_is_not_known() {
         to(BRIDGE_1, "all of them", into(parsed("224.0.0.251")))
             .dropped(agent_common::verdict::DropReason::UnknownDestination),
         to(BRIDGE_1, "a question for an address", arp.frame()),
+        to(BRIDGE_1, "the host's answer to a neighbour", near),
         to(BRIDGE_1, "another protocol", Ethernet::new(BRIDGE_MAC, BROADCAST).carrying(0x88cc, &[0; 46]))
             .dropped(UnsupportedProtocol),
         to(BRIDGE_3, "without covered endpoints", into(unknown)),

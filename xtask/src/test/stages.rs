@@ -100,7 +100,14 @@ pub(super) const STAGES: [Stage; 8] = [
         ..stage(
             "docker",
             "scenarios on a Docker Engine of their own",
-            Work::Tests(&["--package", "integration-tests", "--test", "docker", "--", "--test-threads=1"]),
+            Work::Tests(&[
+                "--package",
+                "integration-tests",
+                "--test=docker",
+                "--test=detours",
+                "--",
+                "--test-threads=1",
+            ]),
         )
     },
 ];

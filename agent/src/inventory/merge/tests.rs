@@ -224,26 +224,102 @@ fn a_bridge_with_a_name_of_its_own() {
     assert_eq!(bridges(&merged(&containers, &[], &links)), [FRONT, "docker0", "shop0"]);
 }
 
+fn obstacles(snapshot: &Snapshot) -> Vec<(&str, &str, String)> {
+    let all = snapshot.unenforceable.iter();
+    all.map(|one| (one.container.as_str(), one.obstacle.name(), one.obstacle.to_string())).collect()
+}
+
 #[test]
 fn containers_out_of_reach_are_named() {
     let mut on_host = container("agent", vec![Attachment { mac: None, ..attachment("host", 0) }]);
     on_host.network_mode = NetworkMode::Host;
-    let mut shared = container("sidecar", Vec::new());
-    shared.network_mode = NetworkMode::Container("id-agent".to_owned());
     let lan = container("printer", vec![attachment("lan", 9), attachment("front", 9)]);
-    let snapshot = merged(&engine(vec![on_host, shared, lan]), &[], &host(Vec::new()));
-    let reasons: Vec<_> =
-        snapshot.unenforceable.iter().map(|one| (one.container.as_str(), one.reason.as_str())).collect();
-    assert_eq!(
-        reasons,
-        [
-            ("agent", "uses the host's network"),
-            ("printer", "network driver macvlan"),
-            ("sidecar", "shares the network of container `agent`"),
-        ]
-    );
+    let mut containers = engine(vec![
+        on_host,
+        lan,
+        container("task", vec![attachment("swarm", 8)]),
+        container("tagged", vec![attachment("vlan", 8)]),
+        container("odd", vec![attachment("plugged", 8)]),
+        container("alone", vec![attachment("none", 0)]),
+    ]);
+    for (name, driver) in
+        [("swarm", "overlay"), ("vlan", "ipvlan"), ("plugged", "example/driver"), ("none", "null")]
+    {
+        containers.networks.insert(name.to_owned(), network(name, driver, None));
+    }
+    let snapshot = merged(&containers, &[], &host(Vec::new()));
+    let found = obstacles(&snapshot);
+    let expected = [
+        ("agent", "host_network", "uses the host's network"),
+        ("odd", "other_driver", "is on network `plugged` of driver example/driver"),
+        ("printer", "macvlan", "is on network `lan` of driver macvlan"),
+        ("tagged", "ipvlan", "is on network `vlan` of driver ipvlan"),
+        ("task", "swarm", "is on the Swarm network `swarm`"),
+    ];
+    assert_eq!(found, expected.map(|(container, name, text)| (container, name, text.to_owned())));
+    assert!(found.iter().all(|(_, name, _)| Obstacle::NAMES.contains(name)));
     let endpoints: Vec<_> = snapshot.endpoints.iter().map(|endpoint| endpoint.container.as_str()).collect();
     assert_eq!(endpoints, ["printer"]);
+}
+
+#[test]
+fn who_shares_a_network_is_where_its_owner_is() {
+    let member = |name: &str, owner: &str| {
+        let mut member = container(name, Vec::new());
+        member.network_mode = NetworkMode::Container(owner.to_owned());
+        member
+    };
+    let mut on_host = container("agent", Vec::new());
+    on_host.network_mode = NetworkMode::Host;
+    let snapshot = merged(
+        &engine(vec![
+            on_host,
+            container("printer", vec![attachment("lan", 9)]),
+            container("web", vec![attachment("front", 9)]),
+            member("a", "id-web"),
+            member("b", "web"),
+            member("c", "id-agent"),
+            member("d", "id-printer"),
+            member("e", "id-gone"),
+        ]),
+        &[],
+        &host(Vec::new()),
+    );
+    let found: Vec<_> = snapshot
+        .unenforceable
+        .iter()
+        .filter(|one| one.container.len() == 1)
+        .map(|one| (one.container.as_str(), one.obstacle.clone()))
+        .collect();
+    let shared =
+        |id: &str, owner: &str| Obstacle::SharedNetwork { owner_id: id.to_owned(), owner: owner.to_owned() };
+    let driver = Obstacle::Driver { driver: "macvlan".to_owned(), network: "lan".to_owned() };
+    assert_eq!(
+        found,
+        [
+            ("a", shared("id-web", "web")),
+            ("b", shared("id-web", "web")),
+            ("c", Obstacle::HostNetwork),
+            ("d", shared("id-printer", "printer")),
+            ("d", driver),
+            ("e", shared("id-gone", "id-gone")),
+        ]
+    );
+}
+
+#[test]
+fn more_addresses_than_a_port_can_have_are_told() {
+    let mut many = attachment("front", 1);
+    many.addresses = (1..=9).map(|last| IpAddr::from([172, 18, 0, last])).collect();
+    let snapshot = merged(&engine(vec![container("web", vec![many])]), &[], &host(Vec::new()));
+    assert_eq!(
+        obstacles(&snapshot),
+        [(
+            "web",
+            "too_many_addresses",
+            "has 9 addresses, more than 8, and gets and sends nothing".to_owned()
+        )]
+    );
 }
 
 #[test]

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::inventory::{
     identity::IdentityRegistry,
-    snapshot::{Endpoint, Snapshot},
+    snapshot::{Endpoint, Snapshot, Unenforceable},
 };
 
 /// One instance that is present.
@@ -46,6 +46,16 @@ pub(super) struct Resident<'p> {
     mode: Mode,
     /// Compose project and service labels of its containers, or those that they would have.
     labels: BTreeSet<(Option<String>, Option<String>)>,
+}
+
+/// What a container that shares another's network would be by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Member {
+    /// No policy covers it.
+    Uncovered,
+    /// Of an instance whose policy gives it no rights.
+    Nameless,
+    Service(u32),
 }
 
 /// Everybody on the host that policies can tell apart.
@@ -244,6 +254,45 @@ impl<'p> Population<'p> {
     /// The identity of an endpoint of the snapshot, `None` for containers that nobody names.
     pub(super) fn identity_of(&self, endpoint: usize) -> Option<u32> {
         self.identities[endpoint]
+    }
+
+    /// What a container that shares another's network would be by itself.
+    pub(super) fn member(&self, policies: &PolicySet, member: &Unenforceable) -> Member {
+        let by_itself = Endpoint {
+            container_id: String::new(),
+            container: member.container.clone(),
+            project: member.project.clone(),
+            service: member.service.clone(),
+            labels: member.labels.clone(),
+            network: String::new(),
+            bridge: String::new(),
+            port: None,
+            mac: None,
+            addresses: Vec::new(),
+            published: Vec::new(),
+            resolvers: Vec::new(),
+        };
+        let Some(policy) = policies.policies.iter().find(|policy| applies_to(policy, &by_itself)) else {
+            return Member::Uncovered;
+        };
+        let instance = self.instances.iter().position(|instance| {
+            instance.policy.name == policy.name
+                && by_itself.project.as_ref().is_none_or(|project| *project == instance.name)
+        });
+        let mut found = policy
+            .services
+            .iter()
+            .filter(|(name, service)| selects(name, service, &by_itself))
+            .map(|(name, _)| name);
+        let (Some(instance), Some(name), None) = (instance, found.next(), found.next()) else {
+            return Member::Nameless;
+        };
+        let of_service =
+            |resident: &&Resident<'_>| resident.instance == instance && resident.named == Some(name.as_str());
+        self.residents
+            .values()
+            .find(of_service)
+            .map_or(Member::Nameless, |resident| Member::Service(resident.identity))
     }
 
     /// The identity of a service of an instance, if it takes part at all.
