@@ -139,6 +139,9 @@ pub const PEER_HOST: u32 = 0;
 pub const PEER_WORLD: u32 = u32::MAX;
 /// The peer has not sent anything yet; the first reply binds it.
 pub const PEER_UNBOUND: u32 = u32::MAX - 1;
+/// The peer is whoever answers at an address of the host: its own stack, or a container that it redirects to. The first
+/// reply binds it, but for one from the world.
+pub const PEER_LOCAL: u32 = u32::MAX - 2;
 /// Added to the ifindex of a peer's port: the peer acts as an outsider. The kernel's numbers are below it.
 pub const PEER_OUTSIDER: u32 = 1 << 31;
 

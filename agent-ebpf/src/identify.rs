@@ -5,7 +5,7 @@ use agent_common::{
     config::{Config, outsider_bit, slot_bits, stamp_bit},
     decision::{Party, PartyKind},
     endpoint::{DestinationKind, Interface, InterfaceKind},
-    flow::{PEER_HOST, PEER_OUTSIDER, PEER_UNBOUND, PEER_WORLD},
+    flow::{PEER_HOST, PEER_LOCAL, PEER_OUTSIDER, PEER_UNBOUND, PEER_WORLD},
     packet::Address,
 };
 
@@ -117,8 +117,7 @@ pub(crate) fn receiver(address: &Address) -> Side {
         return Side::WORLD;
     };
     if destination.kind == DestinationKind::Host as u32 {
-        // Whoever answers there: the host, or an unmanaged container that it redirects a published port to.
-        return Side { party: Party::HOST, peer: PEER_UNBOUND };
+        return Side { party: Party::HOST, peer: PEER_LOCAL };
     }
     if destination.kind == DestinationKind::Containers as u32 {
         return Side { party: Party::UNMANAGED, peer: PEER_UNBOUND };
@@ -133,7 +132,7 @@ pub(crate) fn receiver(address: &Address) -> Side {
 #[inline(always)]
 pub(crate) fn peer(peer: u32) -> Side {
     match peer {
-        PEER_HOST => Side::HOST,
+        PEER_HOST | PEER_LOCAL => Side::HOST,
         PEER_WORLD => Side::WORLD,
         PEER_UNBOUND => Side::UNKNOWN,
         outsider if outsider & PEER_OUTSIDER != 0 => Side::outsider(outsider & !PEER_OUTSIDER),

@@ -5,7 +5,10 @@ use core::{mem::MaybeUninit, ptr::null_mut};
 
 use agent_common::{
     config::Config,
-    flow::{FlowEntry, FlowKey, FlowState, LENT, OBSERVED, OUTSIDER, PEER_HOST, PEER_UNBOUND, REVOKED, Step},
+    flow::{
+        FlowEntry, FlowKey, FlowState, LENT, OBSERVED, OUTSIDER, PEER_HOST, PEER_LOCAL, PEER_UNBOUND,
+        PEER_WORLD, REVOKED, Step,
+    },
     packet::{Address, Intent, PROTOCOL_TCP, TCP_FIN, TCP_RST},
     verdict::{Direction, DropReason},
 };
@@ -160,7 +163,8 @@ fn is_from_peer(skb: Skb, config: &Config, entry: &mut FlowEntry, intent: Intent
     if matches!(intent, Intent::Error) && sender.peer == PEER_HOST {
         return true;
     }
-    if entry.peer != sender.peer && entry.peer != PEER_UNBOUND {
+    let may_bind = entry.peer == PEER_UNBOUND || (entry.peer == PEER_LOCAL && sender.peer != PEER_WORLD);
+    if entry.peer != sender.peer && !may_bind {
         return false;
     }
     entry.peer = sender.peer;
@@ -208,7 +212,7 @@ pub(crate) fn open(
         // A late copy of the SYN must not push a living connection back to where a flood could evict it.
         if entry.state() == FlowState::Established
             && entry.is_opener(way.opened)
-            && entry.peer == peer
+            && (entry.peer == peer || matches!(peer, PEER_LOCAL | PEER_UNBOUND))
             && !entry.is_expired(key.protocol, now, &config.timeouts)
             && matches!(frame.packet.intent, Intent::Open)
         {

@@ -137,7 +137,7 @@ fn what_is_no_fin_closes_nothing() {
 
 #[test]
 fn peers_that_are_no_port_are_told_apart() {
-    let peers = [PEER_HOST, PEER_UNBOUND, PEER_WORLD];
+    let peers = [PEER_HOST, PEER_OUTSIDER, PEER_LOCAL, PEER_UNBOUND, PEER_WORLD];
     assert!(peers.is_sorted_by(|one, next| one < next), "{peers:?}");
 }
 

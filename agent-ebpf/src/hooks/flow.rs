@@ -6,7 +6,7 @@ use agent_common::{
     config::Config,
     decision::Party,
     endpoint::Interface,
-    flow::{AT_UPLINK, FlowEntry, FlowKey, OBSERVED, OUTSIDER, PEER_UNBOUND},
+    flow::{AT_UPLINK, FlowEntry, FlowKey, OBSERVED, OUTSIDER, PEER_LOCAL},
     verdict::{Direction, DropReason, Hook},
 };
 
@@ -155,7 +155,7 @@ pub(super) fn carry_out(
     if case.called.is_published {
         published::mark_outsider(skb, config);
         // docker-proxy answers, or the endpoint itself, as the host has it.
-        case.other.peer = PEER_UNBOUND;
+        case.other.peer = PEER_LOCAL;
     }
     match known {
         Some(entry) => track::refresh(entry, config, observed),

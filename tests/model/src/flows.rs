@@ -22,6 +22,8 @@ pub struct Tuple {
 pub enum FarEnd {
     /// Nobody has answered yet, and the address does not tell.
     Anybody,
+    /// The same for an address of the host: its own stack, or a container that it redirects to.
+    Local,
     Known(Who),
 }
 

@@ -9,7 +9,7 @@ use crate::attempts::{Attempts, Kind, Shape};
 use crate::claims;
 use crate::decision::{Authority, Known};
 use crate::flows::{Flows, Timeouts};
-use crate::frame::{Content, Frame, Wish, read};
+use crate::frame::{Content, Frame, Wish, link_local, read};
 use crate::policy::strictest;
 use crate::verdict::{Answer, Denial, Direction, Hook, Mode, Reason, Severity, Who};
 
@@ -187,7 +187,10 @@ impl Model {
             Content::Flow(wish) => {
                 // A flow has the addresses that it was opened with; an error has its own beside those it quotes.
                 let first = !covered || matches!(wish, Wish::Complain { .. });
-                if first && !owns(&own.addresses, sender_address(frame, wish)) {
+                let sender = sender_address(frame, wish);
+                // An unmanaged one may use the address that every stack gives itself.
+                let itself = !covered && sender == Some(IpAddr::from(link_local(frame.source_mac)));
+                if first && !itself && !owns(&own.addresses, sender) {
                     return Refuse(Reason::SpoofedSource, None);
                 }
                 if covered { self.flow(packet, frame, wish, Direction::Egress) } else { Forward }

@@ -69,7 +69,11 @@ impl Model {
         if matches!(crossing.wish, Wish::Complain { .. }) && sender == Who::Host {
             return true;
         }
-        let same = flow.far_end == FarEnd::Anybody || flow.far_end == FarEnd::Known(sender);
+        let same = match flow.far_end {
+            FarEnd::Anybody => true,
+            FarEnd::Local => sender != Who::World,
+            FarEnd::Known(known) => known == sender,
+        };
         if same {
             flow.far_end = FarEnd::Known(sender);
             flow.arrival = Some(crossing.arrival);
@@ -117,7 +121,7 @@ impl Model {
         let opened = flow.opened;
         let other = match (opened, flow.far_end) {
             (Direction::Ingress, FarEnd::Known(who)) => self.still(who),
-            (Direction::Ingress, FarEnd::Anybody) => Who::Unknown,
+            (Direction::Ingress, FarEnd::Anybody | FarEnd::Local) => Who::Unknown,
             (Direction::Egress, _) => self.known.host.receiver(tuple.remote.0),
         };
         let ruling = self.ask(tuple, opened, other);
@@ -213,6 +217,7 @@ impl Model {
         let Crossing { tuple, direction, .. } = *crossing;
         let far_end = match other {
             Who::SomeContainer | Who::Unknown => FarEnd::Anybody,
+            Who::Host if direction == Direction::Egress => FarEnd::Local,
             who => FarEnd::Known(who),
         };
         let (now, revision) = (self.now, self.revision);
@@ -221,7 +226,7 @@ impl Model {
             && matches!(crossing.wish, Wish::Connect(_))
             && flow.is_connected()
             && flow.opened == direction
-            && flow.far_end == far_end
+            && (flow.far_end == far_end || matches!(far_end, FarEnd::Local | FarEnd::Anybody))
             && !flow.is_expired(tuple.protocol, now, &self.timeouts)
         {
             flow.touch(now);
