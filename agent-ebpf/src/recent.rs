@@ -30,6 +30,22 @@ pub(crate) struct Recent {
     directions: u64,
 }
 
+impl Recent {
+    /// Whether the flow has this key. Word by word, or the compiler would call `memcmp`.
+    #[inline(always)]
+    const fn is_of(&self, key: &FlowKey) -> bool {
+        let words = words(key);
+        let mut index = 0;
+        while index < KEY {
+            if self.key[index] != words[index] {
+                return false;
+            }
+            index += 1;
+        }
+        true
+    }
+}
+
 const KEY: usize = size_of::<FlowKey>() / size_of::<u64>();
 
 /// Where a flow is remembered, and how often one had been opened there before it was looked for.
@@ -67,13 +83,8 @@ pub(crate) fn knows(
     };
     // SAFETY: this CPU's own, in which nobody else writes.
     let recent = unsafe { &*recent };
-    let words = words(key);
-    let mut index = 0;
-    while index < KEY {
-        if recent.key[index] != words[index] {
-            return false;
-        }
-        index += 1;
+    if !recent.is_of(key) {
+        return false;
     }
     let from_peer = match direction {
         Direction::Ingress => {
@@ -119,7 +130,7 @@ pub(crate) fn remember(
     if recent.refreshed != entry.refreshed
         || recent.openings != place.openings
         || recent.revision != config.revision
-        || recent.key != *words(key)
+        || !recent.is_of(key)
     {
         recent.key = *words(key);
         recent.openings = place.openings;
