@@ -19,7 +19,7 @@ use crate::{
     recent,
     report::{self, Authority, Denial},
     skb::Skb,
-    track,
+    track::{self, Carried},
 };
 
 /// What a hook comes to. Counted and carried out in one place, which keeps the programs small.
@@ -76,7 +76,7 @@ struct Scene {
     config: &'static Config,
     /// The hook's port.
     port: &'static Interface,
-    /// The flow that the packet belongs to; null for none.
+    /// The flow that the packet belongs to, not current; null for none.
     known: *mut FlowEntry,
     /// The endpoint behind the port.
     own: Party,
@@ -110,12 +110,19 @@ pub(crate) fn run(skb: Skb, hook: Hook) -> Verdict {
                 return report::forward(hook);
             }
             let known = track::find(skb, config, key, direction, &scratch.frame);
-            if track::goes_on(known, skb, config, key, place, direction, &scratch.frame) {
-                return report::forward(hook);
+            match track::carry(known, skb, config, key, place, direction, &scratch.frame) {
+                Carried::On => return report::forward(hook),
+                Carried::TableFull => {
+                    diagnose::flow_not_kept(skb.ifindex());
+                    Outcome::refuse(DropReason::TableFull, Side::UNKNOWN)
+                }
+                Carried::Not => {
+                    maps::forget();
+                    let own = Side::of_port(skb.ifindex(), port).party;
+                    let scene = Scene { skb, config, port, known, own };
+                    flow(&scene, &scratch.frame, key, &mut scratch.question, direction)
+                }
             }
-            let own = Side::of_port(skb.ifindex(), port).party;
-            let scene = Scene { skb, config, port, known, own };
-            flow(&scene, &scratch.frame, key, &mut scratch.question, direction)
         }
         _ => judge(skb, port, &scratch.frame, hook),
     };
@@ -280,7 +287,8 @@ fn from_endpoint(port: &Interface, frame: &Frame) -> Outcome {
     if spoofed { Outcome::refuse(DropReason::SpoofedSource, Side::UNKNOWN) } else { Outcome::FORWARD }
 }
 
-/// A tracked packet that does not simply belong to a flow.
+/// A tracked packet that the policy has to be asked about: it belongs to no flow, or to one that the revision in force
+/// has not allowed yet.
 #[inline(always)]
 fn flow(
     scene: &Scene,
@@ -290,18 +298,12 @@ fn flow(
     direction: Direction,
 ) -> Outcome {
     // SAFETY: as in `track::find`.
-    let known = unsafe { scene.known.as_mut() };
-    let outcome = match known {
-        Some(entry) if track::is_current(entry, scene.config) => Outcome::FORWARD,
-        mut known => {
-            let outcome = ask(scene, frame, key, question, direction, known.as_deref_mut());
-            if known.is_none() || !outcome.goes_on() {
-                return outcome;
-            }
-            outcome
-        }
-    };
-    // SAFETY: as in `track::find`; not null, or the packet would be through.
+    let mut known = unsafe { scene.known.as_mut() };
+    let outcome = ask(scene, frame, key, question, direction, known.as_deref_mut());
+    if known.is_none() || !outcome.goes_on() {
+        return outcome;
+    }
+    // SAFETY: as in `track::find`; not null, as was just seen.
     let entry = unsafe { &mut *scene.known };
     if let Err(reason) = track::follow(entry, key, direction, frame) {
         diagnose::flow_not_kept(scene.skb.ifindex());

@@ -63,15 +63,23 @@ pub(crate) fn find(
 /// Whether a flow was allowed by the revision in force. Otherwise it has to be decided again, in its original
 /// direction: the revision has moved, or it is only observed, or revoked.
 #[inline(always)]
-pub(crate) const fn is_current(entry: &FlowEntry, config: &Config) -> bool {
+const fn is_current(entry: &FlowEntry, config: &Config) -> bool {
     entry.revision == config.revision && entry.flags & (OBSERVED | REVOKED) == 0
 }
 
-/// Whether a packet simply belongs to a flow that the revision in force allows, and has been followed.
-///
-/// An ICMP error is not simple: who sent it stands in none of the flow's addresses.
+/// What a flow does for its packet.
+pub(crate) enum Carried {
+    /// Nothing: there is none, or the revision in force has not allowed it.
+    Not,
+    /// Lets it through.
+    On,
+    /// It became established, for which there is no room.
+    TableFull,
+}
+
+/// Lets a packet through that belongs to a flow which the revision in force has allowed.
 #[inline(always)]
-pub(crate) fn goes_on(
+pub(crate) fn carry(
     known: *mut FlowEntry,
     skb: Skb,
     config: &Config,
@@ -79,21 +87,21 @@ pub(crate) fn goes_on(
     place: Place,
     direction: Direction,
     frame: &Frame,
-) -> bool {
+) -> Carried {
     // SAFETY: as in `find`.
     let Some(entry) = (unsafe { known.as_mut() }) else {
-        return false;
+        return Carried::Not;
     };
-    if !is_current(entry, config) || matches!(frame.packet.intent, Intent::Error) {
-        return false;
+    if !is_current(entry, config) {
+        return Carried::Not;
     }
     match follow(entry, key, direction, frame) {
         Ok(Step::Stay) => {
             recent::remember(skb, config, key, place, direction, entry, frame);
-            true
+            Carried::On
         }
-        Ok(Step::Establish) => true,
-        Err(_) => false,
+        Ok(Step::Establish) => Carried::On,
+        Err(_) => Carried::TableFull,
     }
 }
 
