@@ -19,7 +19,7 @@ use agent_common::{
 pub(crate) use self::{
     bridge::{from_bridge, to_bridge},
     case::Case,
-    flow::Way,
+    flow::Opening,
     port::at_port,
     uplink::from_uplink,
 };

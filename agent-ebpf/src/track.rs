@@ -15,7 +15,7 @@ use agent_common::{
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 
 use crate::{
-    hooks::Way,
+    hooks::Opening,
     identify, maps,
     parse::Frame,
     recent::{self, Place},
@@ -192,17 +192,15 @@ pub(crate) fn revoke(entry: &mut FlowEntry, config: &Config) {
 
 /// Remembers a flow whose first packet is allowed or observed.
 ///
-/// `peer` is who the other side is; `skb` binds how its packets arrive if it has sent this one. A flow that this packet
+/// `skb` binds how the peer's packets arrive if it has sent this one. A flow that this packet
 /// does not open is adopted: both sides have been heard before.
 #[inline(always)]
 pub(crate) fn open(
     skb: Skb,
     config: &Config,
     key: &FlowKey,
-    way: &Way,
+    opening: &Opening,
     frame: &Frame,
-    peer: u32,
-    flags: u8,
     new: &mut NewFlow,
 ) -> Result<(), DropReason> {
     let now = now();
@@ -211,18 +209,18 @@ pub(crate) fn open(
         let entry = unsafe { &mut *pointer };
         // A late copy of the SYN must not push a living connection back to where a flood could evict it.
         if entry.state() == FlowState::Established
-            && entry.is_opener(way.opened)
-            && (entry.peer == peer || matches!(peer, PEER_LOCAL | PEER_UNBOUND))
+            && entry.is_opener(opening.opened)
+            && (entry.peer == opening.peer || matches!(opening.peer, PEER_LOCAL | PEER_UNBOUND))
             && !entry.is_expired(key.protocol, now, &config.timeouts)
             && matches!(frame.packet.intent, Intent::Open)
         {
-            refresh(entry, config, flags & OBSERVED != 0);
+            refresh(entry, config, opening.flags & OBSERVED != 0);
             return Ok(());
         }
         maps::remove_established_flow(key);
     }
     recent::forget(key);
-    let (peer_ifindex, peer_mark) = match way.direction {
+    let (peer_ifindex, peer_mark) = match opening.direction {
         Direction::Ingress => (skb.ingress_ifindex(), skb.mark() & config.mark_mask),
         // No interface has this index: the first reply is looked at.
         Direction::Egress => (u32::MAX, 0),
@@ -230,12 +228,12 @@ pub(crate) fn open(
     let entry = new.entry.write(FlowEntry {
         last_seen: now,
         revision: config.revision,
-        peer,
+        peer: opening.peer,
         peer_ifindex,
         peer_mark,
         state: FlowState::Opening as u8,
-        opened: way.opened as u8,
-        flags,
+        opened: opening.opened as u8,
+        flags: opening.flags,
         _pad: 0,
         refreshed: jiffies(),
     });

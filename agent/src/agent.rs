@@ -230,6 +230,7 @@ impl CounterSource for KernelCounters {
             totals: reading.totals,
             maps: maps.collect(),
             lost_in_agent: self.pipeline.lost(),
+            suppressed_in_agent: self.pipeline.suppressed(),
             backstop_dropped: self.pin_dir.as_deref().and_then(backstop::dropped_packets).unwrap_or_default(),
         })
     }

@@ -3,19 +3,23 @@
 
 pub mod decode;
 mod journal;
+pub mod limit;
 pub mod queue;
 pub mod recent;
 pub mod record;
 pub mod sink;
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use rustix::time::{ClockId, clock_gettime};
 
-use self::{decode::DecodeError, queue::EventQueue, recent::Recent, record::Record};
+use self::{decode::DecodeError, limit::Limiter, queue::EventQueue, recent::Recent, record::Record};
 use crate::state::AgentState;
 
 /// Where the reader of the ring buffer puts its bytes.
@@ -23,25 +27,41 @@ use crate::state::AgentState;
 pub struct EventPipeline {
     recent: Arc<Recent>,
     queue: Option<EventQueue>,
+    limiter: Arc<Mutex<Limiter>>,
+    suppressed: Arc<AtomicU64>,
 }
 
 impl EventPipeline {
     /// A pipeline that keeps records in `recent` and, if there is one, queues them for a sink.
     #[must_use]
     pub fn new(recent: Arc<Recent>, queue: Option<EventQueue>) -> Self {
-        Self { recent, queue }
+        Self { recent, queue, limiter: Arc::default(), suppressed: Arc::default() }
     }
 
     /// Takes one record of the ring buffer. Never blocks, never panics.
     ///
     /// `clock_offset` is what [`clock_offset`] returned lately; refresh it now and then, as the wall clock moves.
     pub fn handle(&self, bytes: &[u8], state: &AgentState, clock_offset: i64) -> Result<(), DecodeError> {
-        let record = Arc::new(Record::new(&decode::decode(bytes)?, state, clock_offset));
+        let mut denial = decode::decode(bytes)?;
+        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(packets) = limiter.admit(&denial.event) else {
+            self.suppressed.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        };
+        drop(limiter);
+        denial.event.packets_suppressed = packets;
+        let record = Arc::new(Record::new(&denial, state, clock_offset));
         self.recent.push(Arc::clone(&record));
         if let Some(queue) = &self.queue {
             queue.push(record);
         }
         Ok(())
+    }
+
+    /// Events that were not told because their flow had told enough, for `portcullis_events_suppressed_total`.
+    #[must_use]
+    pub fn suppressed(&self) -> u64 {
+        self.suppressed.load(Ordering::Relaxed)
     }
 
     /// Records that never reached the sink, for `portcullis_events_lost_total`.

@@ -35,10 +35,15 @@ pub(super) struct Scene {
     pub(super) tracked: bool,
 }
 
-/// Which way a packet goes, and which way the one went that opened its flow.
-pub(crate) struct Way {
+/// What is known of a flow that is about to be remembered.
+pub(crate) struct Opening {
+    /// Which way the packet goes that makes it known.
     pub(crate) direction: Direction,
+    /// Which way the one went that opened it.
     pub(crate) opened: Direction,
+    /// Who the other side is.
+    pub(crate) peer: u32,
+    pub(crate) flags: u8,
 }
 
 /// Whether the packet belongs to a flow, and there is nothing more to it. Otherwise the flow is looked for once more: with
@@ -140,9 +145,9 @@ pub(super) fn carry_out(
         Cause::put(because, reason, opened, true, &case.other, service, &Authority::of(decision));
         return Action::Deny;
     }
-    let observed = !decision.allowed
-        && !elsewhere
-        && !(matches!(scene.hook, Hook::ToEndpoint) && published::was_judged(skb, config, &case.other.party));
+    let judged =
+        matches!(scene.hook, Hook::ToEndpoint) && published::was_judged(skb, config, &case.other.party);
+    let observed = !decision.allowed && !elsewhere && !judged;
     if matches!(scene.hook, Hook::FromUplink) {
         case.flags |= AT_UPLINK;
     }
@@ -160,9 +165,8 @@ pub(super) fn carry_out(
     match known {
         Some(entry) => track::refresh(entry, config, observed),
         None if scene.tracked => {
-            let way = Way { direction, opened };
-            let peer = case.other.peer;
-            if let Err(reason) = track::open(skb, config, key, &way, frame, peer, case.flags, &mut case.new) {
+            let opening = Opening { direction, opened, peer: case.other.peer, flags: case.flags };
+            if let Err(reason) = track::open(skb, config, key, &opening, frame, &mut case.new) {
                 diagnose::flow_not_kept(skb.ifindex());
                 return refuse(because, reason, case.other);
             }

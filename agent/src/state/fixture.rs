@@ -243,6 +243,7 @@ pub(crate) fn reading() -> CounterReading {
         denied: vec![(denied_key(), DeniedCount { packets: 21, attempts: 7 })],
         maps: vec![MapUsage { name: "DENIED", entries: 1, capacity: 16_384 }],
         lost_in_agent: 2,
+        suppressed_in_agent: 0,
         backstop_dropped: 5,
         ..CounterReading::default()
     };

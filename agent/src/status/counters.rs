@@ -55,7 +55,7 @@ impl CounterStatus {
             dropped: by_hook(Total::dropped),
             denied: denied(reading),
             events_lost: total(Total::EventsLost) + reading.lost_in_agent,
-            events_suppressed: total(Total::EventsSuppressed),
+            events_suppressed: total(Total::EventsSuppressed) + reading.suppressed_in_agent,
         }
     }
 }

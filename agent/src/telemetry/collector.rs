@@ -50,6 +50,8 @@ struct Counted {
     sums: [u64; TOTALS as usize],
     lost_in_agent: Total,
     events_lost: u64,
+    suppressed_in_agent: Total,
+    events_suppressed: u64,
     backstop_dropped: Total,
     backstop_dropped_sum: u64,
     read_errors: u64,
@@ -128,6 +130,8 @@ impl Counted {
         self.denied.update(&reading.denied, reading.totals[Index::DeniedUnlabelled as usize], state);
         self.events_lost =
             self.sums[Index::EventsLost as usize] + self.lost_in_agent.update(reading.lost_in_agent);
+        self.events_suppressed = self.sums[Index::EventsSuppressed as usize]
+            + self.suppressed_in_agent.update(reading.suppressed_in_agent);
         self.backstop_dropped_sum = self.backstop_dropped.update(reading.backstop_dropped);
         self.maps = reading.maps;
     }
@@ -151,7 +155,7 @@ impl Counted {
             by_hook(&names::DROPPED_PACKETS, Index::dropped),
             single(&names::BACKSTOP_DROPPED, self.backstop_dropped_sum),
             single(&names::EVENTS_LOST, self.events_lost),
-            single(&names::EVENTS_SUPPRESSED, sum(Index::EventsSuppressed)),
+            single(&names::EVENTS_SUPPRESSED, self.events_suppressed),
             single(&names::SCRAPE_ERRORS, self.read_errors),
             maps(&names::MAP_ENTRIES, |map| map.entries),
             maps(&names::MAP_CAPACITY, |map| map.capacity),

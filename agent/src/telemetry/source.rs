@@ -13,6 +13,8 @@ pub struct CounterReading {
     pub maps: Vec<MapUsage>,
     /// Events that the agent itself lost, see `EventPipeline::lost`.
     pub lost_in_agent: u64,
+    /// Events that the agent did not tell because their flow had told enough.
+    pub suppressed_in_agent: u64,
     /// Packets that the backstop dropped.
     pub backstop_dropped: u64,
 }

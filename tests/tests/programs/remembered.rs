@@ -85,7 +85,7 @@ fn a_tightened_policy_cuts_at_the_next_packet() {
 fn a_port_that_is_gone_is_not_ready() {
     let (mut bench, talk) = talking(0);
     bench.change(POLICY, |snapshot| {
-        snapshot.endpoints.retain(|endpoint| endpoint.addresses[0] != address(API, 0))
+        snapshot.endpoints.retain(|endpoint| endpoint.addresses[0] != address(API, 0));
     });
     bench.check(&talk.arrives(ACK).dropped(NotReady));
 }
