@@ -2,10 +2,10 @@
 //! and with one that none does, in turns. What Linux delivers without the agent is kept for the next time.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use frame_fuzz::attacker::Attacker;
 use frame_fuzz::corpus::Corpus;
 use frame_fuzz::frame::Frame;
@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
     /// Where frames that are worth sending again are kept, `target/fuzz-corpus` by default
     #[arg(long, value_name = "DIR")]
     corpus: Option<PathBuf>,
+    /// Compare the programs, packet by packet, with the model that was written from the documents instead
+    #[arg(long, conflicts_with_all = ["minutes", "corpus"])]
+    model: bool,
 }
 
 impl Arguments {
@@ -56,6 +59,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if !rustix::process::geteuid().is_root() {
         bail!("it needs root: the frames are sent between network namespaces");
     }
+    if arguments.model {
+        return model(arguments);
+    }
     sweep::dead()?;
     let binary = build::agent(false)?;
     let seed = arguments.seed.map_or_else(fresh_seed, Ok)?;
@@ -76,6 +82,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The test that has a model, with as many packets as are asked for. It says with which seed.
+fn model(arguments: &Arguments) -> Result<ExitCode> {
+    let mut test = Command::new("cargo");
+    test.args(["test", "--release", "--package", "integration-tests", "--test", "model", "--", "--nocapture"])
+        .env("PORTCULLIS_MODEL_PACKETS", arguments.frames.to_string())
+        .current_dir(tools::repository());
+    if let Some(seed) = arguments.seed {
+        test.env("PORTCULLIS_MODEL_SEED", seed.to_string());
+    }
+    let status = test.status().context("failed to run cargo")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What Linux delivers in the absence of an agent, of this seed's frames and of those kept before.
