@@ -35,7 +35,7 @@ fn a_the_verifier_accepts_every_program() {
     }
 }
 
-/// threats.md, 0.2: who sent a packet is told by the interface that it came in by, and by the mark once it is routed.
+/// Who sent a packet is told by the interface that it came in by, and by the mark once it is routed.
 #[test]
 fn b_a_port_is_told_where_a_packet_comes_from() {
     const MARK: u32 = 0x5a5a_0000;
@@ -73,7 +73,7 @@ fn c_a_containers_own_mark_ends_at_its_namespace() {
     assert_eq!(said[1], 0);
 }
 
-/// threats.md, A1: the outermost tag shows in the metadata only, the others only in the packet.
+/// The outermost tag shows in the metadata only, the others only in the packet.
 #[test]
 fn d_a_vlan_tag_is_told() {
     prepare().unwrap();

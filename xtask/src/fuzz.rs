@@ -87,9 +87,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 /// The test that has a model, with as many packets as are asked for. It says with which seed.
 fn model(arguments: &Arguments) -> Result<ExitCode> {
     let mut test = Command::new("cargo");
-    test.args(["test", "--release", "--package", "integration-tests", "--test", "model", "--", "--nocapture"])
-        .env("PORTCULLIS_MODEL_PACKETS", arguments.frames.to_string())
-        .current_dir(tools::repository());
+    test.args([
+        "test",
+        "--release",
+        "--package",
+        "integration-tests",
+        "--test",
+        "model",
+        "--",
+        "--nocapture",
+    ])
+    .env("PORTCULLIS_MODEL_PACKETS", arguments.frames.to_string())
+    .current_dir(tools::repository());
     if let Some(seed) = arguments.seed {
         test.env("PORTCULLIS_MODEL_SEED", seed.to_string());
     }

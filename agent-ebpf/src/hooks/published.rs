@@ -78,11 +78,16 @@ pub(super) fn mark_outsider(skb: Skb, config: &Config) {
     skb.set_mark_bits(both, both);
 }
 
-/// What becomes of a packet whose ports cannot be found, though its receiver's stack might find some.
+/// What becomes of a packet whose ports cannot be found, though its receiver's stack might find some. Behind another tag
+/// not even its address was found.
 #[inline(always)]
 pub(super) fn hidden(frame: &Frame, because: &mut Because) -> Action {
     match frame.flaw() {
-        Some(reason) if is_host(&frame.packet.destination) => refuse(because, reason, Side::UNKNOWN),
+        Some(reason)
+            if frame.packet.destination == Address::UNSPECIFIED || is_host(&frame.packet.destination) =>
+        {
+            refuse(because, reason, Side::UNKNOWN)
+        }
         _ => Action::Forward,
     }
 }

@@ -71,8 +71,8 @@ fn find(skb: Skb, frame: &mut Frame, network: usize) -> Result<Ports, DropReason
     match frame.ethertype {
         ETHERTYPE_IPV4 => find_ipv4(skb, frame, network),
         ETHERTYPE_IPV6 => find_ipv6(skb, frame, network),
-        // Inside, a receiver would take off any number of priority tags.
-        ethertype if is_vlan(ethertype) && skb.vlan_present() != 0 => Err(DropReason::UnsupportedProtocol),
+        // A receiver takes off any number of priority tags; the kernel has taken off one before this.
+        ethertype if is_vlan(ethertype) => Err(DropReason::UnsupportedProtocol),
         _ => Ok(Ports::None),
     }
 }

@@ -192,6 +192,13 @@ fn no_header_hides_a_port_from_the_uplink() {
         .again(),
         frame_from_world("an IPv4 address in IPv6", &mapped.carrying(6, &syn(WEB_PORT)))
             .dropped(InvalidPacket),
+        Row {
+            packet: Ethernet::new(BRIDGE_MAC, BRIDGE_MAC)
+                .tag(0x8100, 0)
+                .ip(&v4().carrying(6, &syn(API_PORT))),
+            ..frame_from_world("one more priority tag", &[0x45; 20])
+        }
+        .dropped(UnsupportedProtocol),
         frame_from_world("another protocol", &v4().carrying(132, &syn(API_PORT))),
         frame_from_world("not an IP header", &[0x10; 40]),
     ]);
