@@ -149,7 +149,13 @@ pub fn enforce(
 ) -> Result<Enforced> {
     let mut lab = Lab::start(attacker)?;
     let inventory = Inventory::File(lab.inventory());
-    let agent = Agent::start(binary, lab.host(), lab.scratch(), &lab.policy(), &inventory, PROFILE)?;
+    // Not one segment without a connection passes, also not shortly after the first start.
+    let settings = lab.scratch().path().join("settings.yaml");
+    std::fs::write(&settings, "adopt: 0\n")?;
+    let settings = settings.display().to_string();
+    let more = ["--config", settings.as_str()];
+    let agent =
+        Agent::start_with(binary, lab.host(), lab.scratch(), &lab.policy(), &inventory, PROFILE, &more)?;
     let before = quiet(&lab, &agent)?;
     let traffic = Traffic::start(&lab, attacker)?;
     let mut source = Source::new(attacker, seed, kept);
