@@ -170,7 +170,8 @@ fn a_change_between_tcx_and_clsact_counts_once_and_leaks_nothing() {
         let filters = lab.says("tc", "filter show dev p-db egress").unwrap();
         assert_eq!(filters.contains("to_endpoint"), settings == CLSACT, "{filters}");
         let links = files_below(&lab.pins().join("v1/links")).len();
-        assert_eq!(links, if settings == CLSACT { 0 } else { 8 }, "with {settings:?}");
+        // Four ports and the bridge, two programs each.
+        assert_eq!(links, if settings == CLSACT { 0 } else { 10 }, "with {settings:?}");
         agent.stop().unwrap();
     }
     flood.stop();

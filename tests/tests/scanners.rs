@@ -284,7 +284,7 @@ fn a_scanner_sees_what_is_exposed_to_it_and_nothing_else() {
     let _listeners = Listeners::start(&lab);
     from_everywhere(|source, ipv6| everything_shows(&lab, source, ipv6));
     let unprotected = start.elapsed();
-    let agent = lab.run("").unwrap();
+    let agent = lab.run("adopt: 0\n").unwrap();
     from_everywhere(|source, ipv6| only_the_exposed_shows(&lab, &agent, source, ipv6));
     let scans = SOURCES.len() * (2 * SCANS.len() - 1 + 2);
     tell(&format!(

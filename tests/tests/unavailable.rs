@@ -68,7 +68,7 @@ fn assert_pins_are_enforced(lab: &SmallLab, agent: &Daemon) {
     assert!(!lab.reaches("stray", "db", 5432).unwrap());
     assert_eq!(agent.metric(CONNECTED, &[]).unwrap(), 0.0);
     assert_eq!(agent.get("/readyz").unwrap(), (200, "ready\n".to_owned()));
-    assert_eq!(files_below(&lab.pins().join("v1/links")).len(), 8, "pins of ports are gone");
+    assert_eq!(files_below(&lab.pins().join("v1/links")).len(), 10, "pins of ports and bridge");
 }
 
 fn with_pins(lab: &SmallLab, run: impl FnOnce() -> Daemon) {
@@ -185,7 +185,7 @@ fn ports_that_vanish_and_appear_are_no_trouble() {
     let agent = lab.run(&[]).unwrap();
     lab.host().ip("link delete p-web").unwrap();
     std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(files_below(&lab.pins().join("v1/links")).len(), 6);
+    assert_eq!(files_below(&lab.pins().join("v1/links")).len(), 8);
     assert_eq!(agent.get("/readyz").unwrap().0, 200);
     assert!(lab.reaches("api", "db", 5432).unwrap());
     assert_eq!(agent.logged("\"WARN\"") + agent.logged("\"ERROR\""), 0, "{}", agent.log());

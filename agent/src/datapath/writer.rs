@@ -256,6 +256,10 @@ impl Datapath {
         let places = plan::places(snapshot, &self.uplinks);
         let mut errors = Vec::new();
         for &(interface, hook) in &places {
+            // What is not known to be a port or a bridge may still turn out to be one.
+            if !complete && Hook::OF_UPLINK.contains(&hook) {
+                continue;
+            }
             if !self.attachments.is_attached(interface.ifindex, hook)
                 && let Err(error) = self.attachments.attach(&mut self.ebpf, interface, hook)
             {
