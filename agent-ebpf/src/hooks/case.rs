@@ -115,7 +115,6 @@ pub(super) fn ask(
             && !published::is_host(&key.remote)
         {
             case.flags = LENT;
-            track::lend(key, &mut case.new);
         }
     }
     if !scene.tracked && !case.called.is_published {

@@ -3,6 +3,7 @@
 use agent_common::{
     config::Config,
     endpoint::Interface,
+    flow::LENT,
     verdict::{Direction, DropReason, Hook, Verdict},
 };
 
@@ -19,6 +20,7 @@ use crate::{
     parse::{self, Frame, FrameKind, Ports},
     report,
     skb::Skb,
+    track,
 };
 
 /// Runs one hook of a port on one packet.
@@ -174,5 +176,14 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Action {
         }
         lay_out(&mut scratch.key, scene.skb, Direction::Egress, &scratch.frame);
     }
-    flow(scene, scratch, Direction::Egress)
+    scratch.case.flags = 0;
+    let action = flow(scene, scratch, Direction::Egress);
+    maps::forget();
+    // Only now: what is denied has no answer to expect.
+    if action.goes_on() && scratch.case.flags & LENT != 0 {
+        // SAFETY: laid out before the packet's flow was looked for.
+        let key = unsafe { scratch.key.assume_init_ref() };
+        track::lend(key, &mut scratch.case.new);
+    }
+    action
 }

@@ -343,6 +343,11 @@ fn a_published_number_is_lent_to_containers_that_call_the_world() {
                 from_world("a call", world, host, &tcp(lent, API_PORT, SYN)).dropped(NotExposed),
             ]);
         }
+        let denied = sent_by(API, address(API, family), world, &tcp(API_PORT, 7100, SYN));
+        bench.check_all(&[
+            Row::from(API, "may not call", denied).dropped(EgressDenied),
+            from_world("is lent nothing", world, host, &tcp(7100, API_PORT, ACK)).dropped(NotTracked),
+        ]);
         let ask = sent_by(WEB, address(WEB, family), world, &udp(DNS_PORT, 53));
         let answer = from_world("the answer", world, host, &udp(53, DNS_PORT));
         bench.check(&Row::from(WEB, "asks", ask));
