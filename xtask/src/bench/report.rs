@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::configuration::Configuration;
+use super::configuration::{ALL, Configuration};
 use super::counters::{Counted, Meter};
 use super::machine::Machine;
 use super::numbers::signed;
@@ -141,10 +141,16 @@ pub(super) fn limit(unit: &str) -> f64 {
     if unit == Meter::Instructions.unit() { STEADY } else { STEADY_TIME }
 }
 
-/// The targets, judged by the rows of the agent. They are about instructions: time says nothing of them.
+/// The targets, judged by the rows of the agent, without the backstop, whose cost stands beside it. They are about
+/// instructions: time says nothing of them.
 pub(super) fn targets(rows: &[Row], meter: Meter) -> Vec<Target> {
+    let alone: Vec<String> = ALL
+        .into_iter()
+        .filter(|configuration| matches!(configuration, Configuration::Agent { .. }))
+        .map(Configuration::name)
+        .collect();
     let agents: Vec<&Row> =
-        rows.iter().filter(|row| row.rules.is_some() && meter == Meter::Instructions).collect();
+        rows.iter().filter(|row| alone.contains(&row.name) && meter == Meter::Instructions).collect();
     let most = |pick: fn(&Row) -> &Figure, limit: f64, unit: &str| {
         let all: Option<Vec<f64>> =
             agents.iter().map(|row| pick(row).compared.map(|compared| compared.more)).collect();
