@@ -84,18 +84,6 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// A denial by nobody.
-    pub const NONE: Self = Self {
-        allowed: false,
-        reason: DropReason::NoRule,
-        mode: Mode::Enforce,
-        subject: identity::UNKNOWN,
-        direction: Direction::Ingress,
-        rule: 0,
-        policy: 0,
-        severity: Severity::Warning,
-    };
-
     /// Whether the packet is forwarded: allowed, or denied by a policy that only observes.
     #[inline(always)]
     #[must_use]

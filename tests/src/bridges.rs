@@ -2,13 +2,14 @@
 //! come from a neighbour, another bridge or the host.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use lab::netns::{Netns, within};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+use rustix::net::SendFlags;
 
+use crate::frames::packet_socket;
 use crate::watch::Watch;
 
 /// What is sent: a datagram with a size that no other has.
@@ -181,31 +182,6 @@ fn tagged_frame(tags: u32, size: u32) -> Result<Vec<u8>> {
 
 /// Puts a frame onto `eth0` of the namespace that the caller is in.
 fn send_frame(frame: &[u8]) -> Result<()> {
-    let socket =
-        rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-    let index = rustix::net::netdevice::name_to_index(socket.as_fd(), "eth0")?;
-    let address = libc::sockaddr_ll {
-        sll_family: u16::try_from(libc::AF_PACKET)?,
-        sll_protocol: 0,
-        sll_ifindex: index.cast_signed(),
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 6,
-        sll_addr: [0; 8],
-    };
-    // SAFETY: the frame and the address live until the call returns; their sizes are told.
-    let sent = unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            frame.as_ptr().cast(),
-            frame.len(),
-            SendFlags::empty().bits().cast_signed(),
-            (&raw const address).cast(),
-            u32::try_from(size_of_val(&address))?,
-        )
-    };
-    if sent < 0 {
-        bail!("failed to send a frame: {}", std::io::Error::last_os_error());
-    }
-    Ok(())
+    let sent = rustix::net::send(packet_socket("eth0")?, frame, SendFlags::empty());
+    sent.context("failed to send a frame").map(drop)
 }

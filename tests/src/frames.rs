@@ -145,7 +145,8 @@ pub fn send(netns: &Path, templates: &[Template], numbers: Range<u64>) -> Result
     })?
 }
 
-fn packet_socket(interface: &str) -> Result<OwnedFd> {
+/// A socket that puts frames onto this interface of the caller's namespace.
+pub(crate) fn packet_socket(interface: &str) -> Result<OwnedFd> {
     let socket =
         rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
     let index = rustix::net::netdevice::name_to_index(socket.as_fd(), interface)?;

@@ -4,7 +4,7 @@
 use agent_common::{
     config::{Config, outsider_bit, stamp_bit},
     decision::{Party, PartyKind},
-    endpoint::{DestinationKind, InterfaceKind},
+    endpoint::DestinationKind,
     packet::Address,
 };
 
@@ -40,10 +40,8 @@ pub(super) fn called(config: &Config, protocol: u8, address: &Address, port: u16
         return Called::NOBODY;
     }
     let mut called = Called { is_published: true, side: Side::UNKNOWN, port: published.port };
-    if let Some(interface) = maps::interface(published.ifindex)
-        && interface.kind == InterfaceKind::Port as u8
-    {
-        called.side = Side::of_port(published.ifindex, interface);
+    if let Some(port) = maps::port(published.ifindex) {
+        called.side = Side::of_port(published.ifindex, port);
     }
     called
 }
@@ -64,18 +62,24 @@ pub(super) fn is_host(address: &Address) -> bool {
         || maps::destination(address).is_some_and(|known| known.kind == DestinationKind::Host as u32)
 }
 
+/// The bits of the mark that say, together, that a packet calls a published port.
+#[inline(always)]
+const fn outsider_bits(config: &Config) -> u32 {
+    stamp_bit(config.mark_mask) | outsider_bit(config.mark_mask)
+}
+
 /// Whether a packet that would be denied has been judged, and counted, where its sender called the published port.
 #[inline(always)]
 pub(super) fn was_judged(skb: Skb, config: &Config, sender: &Party) -> bool {
-    let both = stamp_bit(config.mark_mask) | outsider_bit(config.mark_mask);
-    matches!(sender.kind, PartyKind::Outsider | PartyKind::World) && skb.mark() & both == both
+    let bits = outsider_bits(config);
+    matches!(sender.kind, PartyKind::Outsider | PartyKind::World) && skb.mark() & bits == bits
 }
 
 /// Says of a packet that its sender acts as an outsider.
 #[inline(always)]
 pub(super) fn mark_outsider(skb: Skb, config: &Config) {
-    let both = stamp_bit(config.mark_mask) | outsider_bit(config.mark_mask);
-    skb.set_mark_bits(both, both);
+    let bits = outsider_bits(config);
+    skb.set_mark_bits(bits, bits);
 }
 
 /// What becomes of a packet whose ports cannot be found, though its receiver's stack might find some. Behind another tag
