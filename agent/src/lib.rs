@@ -12,6 +12,7 @@ pub mod http;
 pub mod interference;
 pub mod inventory;
 pub mod policy;
+pub mod privileges;
 pub mod reconcile;
 pub mod service;
 pub mod sources;

@@ -143,6 +143,7 @@ impl Reconciler {
                 return;
             }
             Event::Tick => {
+                service::alive();
                 self.guard();
                 self.collect_flows();
                 if !self.unfinished {

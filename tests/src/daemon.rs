@@ -41,6 +41,12 @@ impl Daemon {
         Ok(Self { child, netns: host.path(), directory, log })
     }
 
+    /// What the kernel says of each of its threads: `/proc/PID/task/*/status`.
+    pub fn threads(&self) -> Result<Vec<String>> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id()))?;
+        threads.map(|thread| Ok(fs::read_to_string(thread?.path().join("status"))?)).collect()
+    }
+
     /// Waits until `/readyz` says so.
     pub fn wait_until_ready(&mut self) -> Result<()> {
         let waited = wait_for("the agent", SOON, || {

@@ -233,6 +233,56 @@ fn the_service_manager_is_told() {
     assert!(told().contains("STOPPING=1"));
 }
 
+/// A manager that watches hears from the loop every second, and is told so only if it asks.
+#[test]
+fn a_watching_service_manager_hears_from_the_loop() {
+    let lab = SmallLab::start().unwrap();
+    let path = lab.path().join("notify.sock");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    let mut command = lab.command(&[]);
+    let agent = lab.spawn(command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "30000000")).unwrap();
+    let mut alive = 0;
+    for _ in 0..10 {
+        let mut buffer = [0_u8; 512];
+        let length = socket.recv(&mut buffer).unwrap();
+        alive += usize::from(buffer[..length].trim_ascii() == b"WATCHDOG=1");
+        if alive == 3 {
+            break;
+        }
+    }
+    assert_eq!(alive, 3);
+    // A loop that hangs says nothing.
+    agent.pause().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    while socket.recv(&mut [0_u8; 512]).is_ok() {}
+    std::thread::sleep(Duration::from_millis(2500));
+    assert!(socket.recv(&mut [0_u8; 512]).is_err());
+    agent.resume().unwrap();
+}
+
+/// Started by root with every right there is, each thread keeps three and can get no other.
+#[test]
+fn the_agent_keeps_three_capabilities() {
+    /// CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF, see capabilities(7).
+    const KEPT: u64 = 1 << 12 | 1 << 38 | 1 << 39;
+    let lab = SmallLab::start().unwrap();
+    let agent = lab.run(&[]).unwrap();
+    let threads = agent.threads().unwrap();
+    assert!(threads.len() > 2, "{threads:?}");
+    for thread in threads {
+        let field = |name: &str| thread.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+        let set = |name| u64::from_str_radix(field(name), 16).unwrap();
+        for name in ["CapPrm:", "CapEff:", "CapBnd:"] {
+            assert_eq!(set(name), KEPT, "{name} {thread}");
+        }
+        assert_eq!((set("CapInh:"), set("CapAmb:")), (0, 0), "{thread}");
+        assert_eq!(field("NoNewPrivs:"), "1");
+    }
+    assert!(!lab.reaches("web", "db", 5432).unwrap());
+    agent.stop().unwrap();
+}
+
 /// The programs' own log: nothing unless asked for, then rare events of the datapath.
 #[test]
 fn diagnostics_are_logged_when_asked_for() {

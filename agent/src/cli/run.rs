@@ -8,6 +8,7 @@ use super::output;
 use crate::{
     agent::{self, StartError},
     config::{self, ConfigError},
+    privileges,
     reconcile::Chain,
     telemetry::logging::{self, LogFormat},
 };
@@ -112,6 +113,10 @@ fn start(args: &RunArgs) -> Result<(), RunError> {
         (level, _) => level.as_deref(),
     };
     logging::init(args.log_format, level)?;
+    // Before the runtime has threads.
+    if let Err(error) = privileges::drop_unneeded() {
+        tracing::warn!(error = %Chain(&error), "the agent has more rights than it needs");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
