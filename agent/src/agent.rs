@@ -14,7 +14,7 @@ use crate::{
     config::{self, Inventory, Settings},
     control::{self, BindError, ControlSocket},
     datapath::{Datapath, DatapathError, Options, counters::Counters, kernel, streams::Events},
-    events::{self, EventPipeline, queue::EventQueue, recent::Recent, sink::Target},
+    events::{self, EventPipeline, format::Formatter, queue::EventQueue, recent::Recent, sink::Target},
     http,
     inventory::{self, netlink::NetlinkError},
     policy::glob::Glob,
@@ -66,9 +66,11 @@ impl StartError {
             Self::Control(error) => error.hint().map(|hint| hint.to_string()),
             Self::Datapath(error) => error.hint(),
             Self::Backstop(error) => error.hint(),
-            Self::Events { .. } => {
-                Some("`--events` takes `-`, `journald` or a file that can be written".to_owned())
-            }
+            Self::Events { .. } => Some(
+                "`--events` takes `-`, `journald`, `syslog+udp://HOST:PORT`, `syslog+tcp://HOST:PORT` or a \
+                     file that can be written"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
@@ -83,7 +85,7 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     let registry = reconcile::load_registry(&settings)?;
     let listener = server::bind(settings.listen).await?;
     let control = ControlSocket::bind(&settings.control)?;
-    let (pipeline, recent) = open_events(&settings.events)?;
+    let (pipeline, recent) = open_events(&settings)?;
     let mut options = Options::new(settings.pin_dir.clone());
     options.mark_mask = settings.mark_mask;
     options.timeouts = settings.timeouts;
@@ -179,10 +181,11 @@ fn open_backstop(settings: &Settings) -> Result<Option<Backstop>, BackstopError>
     Ok(None)
 }
 
-fn open_events(target: &str) -> Result<(EventPipeline, Arc<Recent>), StartError> {
-    let failed = |source| StartError::Events { target: target.to_owned(), source };
-    let parsed: Target = target.parse().map_err(|error| failed(io::Error::other(error)))?;
-    let sink = parsed.open().map_err(failed)?;
+fn open_events(settings: &Settings) -> Result<(EventPipeline, Arc<Recent>), StartError> {
+    let failed = |source| StartError::Events { target: settings.events.clone(), source };
+    let target: Target = settings.events.parse().map_err(|error| failed(io::Error::other(error)))?;
+    let formatter = Formatter::new(settings.event_format);
+    let sink = target.open(formatter, settings.event_file).map_err(failed)?;
     // The thread may hang in a sink that blocks; it ends with the process.
     let (queue, _thread) = EventQueue::start(sink, events::queue::CAPACITY).map_err(failed)?;
     let recent = Arc::new(Recent::default());

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use crate::{
     control,
     datapath::{DEFAULT_ADOPT, attach::Via, sizes::Sizes},
+    events::{file::Rotation, format::EventFormat},
     telemetry::server,
 };
 
@@ -33,6 +34,8 @@ pub struct File {
     pub pin_dir: Option<PathBuf>,
     pub state_dir: Option<PathBuf>,
     pub events: Option<String>,
+    pub event_format: Option<EventFormat>,
+    pub event_file: Option<EventFileSettings>,
     /// The bits of `skb->mark` that belong to the agent.
     pub mark_mask: Option<u32>,
     /// How programs get onto ports; by default what the kernel can do best.
@@ -88,6 +91,16 @@ pub struct SizeSettings {
     pub flows_per_port: Option<u32>,
 }
 
+/// How much room an events file may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventFileSettings {
+    /// Bytes of one file before it is put aside as `FILE.1`.
+    pub max_bytes: Option<u64>,
+    /// Files that are kept beside the one that is written.
+    pub keep: Option<u32>,
+}
+
 /// Where containers are learnt from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Inventory {
@@ -106,6 +119,8 @@ pub struct Settings {
     pub pin_dir: PathBuf,
     pub state_dir: PathBuf,
     pub events: String,
+    pub event_format: EventFormat,
+    pub event_file: Rotation,
     pub mark_mask: u32,
     pub attach: Option<Via>,
     pub datapath_log: bool,
@@ -160,6 +175,8 @@ impl File {
             pin_dir: self.pin_dir.or(other.pin_dir),
             state_dir: self.state_dir.or(other.state_dir),
             events: self.events.or(other.events),
+            event_format: self.event_format.or(other.event_format),
+            event_file: self.event_file.or(other.event_file),
             mark_mask: self.mark_mask.or(other.mark_mask),
             attach: self.attach.or(other.attach),
             datapath_log: self.datapath_log.or(other.datapath_log),
@@ -177,6 +194,7 @@ impl File {
         let timeouts = self.timeouts.unwrap_or_default();
         let default = Timeouts::DEFAULT;
         let sizes = self.sizes.unwrap_or_default();
+        let event_file = self.event_file.unwrap_or_default();
         let flows = sizes.flows.unwrap_or(Sizes::DEFAULT.flows);
         Settings {
             policy: self.policy.unwrap_or_else(|| vec![DEFAULT_POLICY_DIR.into()]),
@@ -190,6 +208,11 @@ impl File {
             pin_dir: self.pin_dir.unwrap_or_else(|| DEFAULT_PIN_DIR.into()),
             state_dir: self.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             events: self.events.unwrap_or_else(|| "-".to_owned()),
+            event_format: self.event_format.unwrap_or_default(),
+            event_file: Rotation {
+                max_bytes: event_file.max_bytes.unwrap_or(Rotation::DEFAULT.max_bytes),
+                keep: event_file.keep.unwrap_or(Rotation::DEFAULT.keep),
+            },
             mark_mask: self.mark_mask.unwrap_or(DEFAULT_MARK_MASK),
             attach: self.attach,
             datapath_log: self.datapath_log.unwrap_or(false),
@@ -231,6 +254,9 @@ fn parse(text: &str) -> Result<File, String> {
     // The programs look at the clock less often than that.
     if let Some((name, _)) = zero {
         return Err(format!("timeout `{name}` is 0; it has to be at least 1 second"));
+    }
+    if file.event_file.is_some_and(|event_file| event_file.max_bytes == Some(0)) {
+        return Err("`max_bytes` of `event_file` is 0; no event fits into that".to_owned());
     }
     let sizes = file.sizes.unwrap_or_default();
     if let Some(bytes) = sizes.event_buffer {
@@ -300,6 +326,15 @@ mod tests {
         }
         let error = parse("sizes: { flows: 0 }\n").unwrap_err();
         assert_eq!(error, "size `flows` is 0; without a flow there is no connection");
+    }
+
+    #[test]
+    fn an_events_file_has_bounds() {
+        let settings = parse("event_format: ocsf\nevent_file: { keep: 2 }\n").unwrap().complete();
+        assert_eq!(settings.event_format, EventFormat::Ocsf);
+        assert_eq!(settings.event_file, Rotation { keep: 2, ..Rotation::DEFAULT });
+        assert!(parse("event_file: { max_bytes: 0 }\n").unwrap_err().contains("`max_bytes`"));
+        assert!(parse("event_format: cef\n").is_err());
     }
 
     #[test]

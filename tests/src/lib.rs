@@ -16,6 +16,7 @@ pub mod packet;
 pub mod attached;
 pub mod bridges;
 pub mod scan;
+pub mod validators;
 pub mod verifier;
 pub mod watch;
 

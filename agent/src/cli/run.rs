@@ -8,6 +8,7 @@ use super::output;
 use crate::{
     agent::{self, StartError},
     config::{self, ConfigError},
+    events::format::EventFormat,
     privileges,
     reconcile::Chain,
     telemetry::logging::{self, LogFormat},
@@ -40,9 +41,13 @@ pub(super) struct RunArgs {
     /// Where identity numbers are kept [default: /var/lib/portcullis]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// Where denied attempts go: `-` is standard output [default: -]
-    #[arg(long, value_name = "-|journald|FILE", allow_hyphen_values = true)]
+    /// Where denied attempts go: `-` is standard output; `syslog+udp://HOST:PORT` and `syslog+tcp://HOST:PORT` are
+    /// syslog servers [default: -]
+    #[arg(long, value_name = "-|journald|URL|FILE", allow_hyphen_values = true)]
     events: Option<String>,
+    /// In which form [default: json]
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    event_format: Option<EventFormat>,
     /// What holds back frames between two ports that both have no program [default: off]
     #[arg(long, value_name = "off|nft", value_enum)]
     backstop: Option<config::Backstop>,
@@ -104,6 +109,7 @@ fn start(args: &RunArgs) -> Result<(), RunError> {
         pin_dir: args.pin_dir.clone(),
         state_dir: args.state_dir.clone(),
         events: args.events.clone(),
+        event_format: args.event_format,
         backstop: args.backstop,
         ..config::File::default()
     };
