@@ -26,6 +26,7 @@ use crate::{
         Telemetry, TelemetryError,
         server::{self, ListenError},
         source::{CounterError, CounterReading, CounterSource, MapUsage},
+        web::{WebConfig, WebConfigError, WebListener},
     },
 };
 
@@ -40,6 +41,8 @@ pub enum StartError {
     Datapath(#[from] DatapathError),
     #[error(transparent)]
     Backstop(#[from] BackstopError),
+    #[error(transparent)]
+    Web(#[from] WebConfigError),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
@@ -83,7 +86,11 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     kernel::probe().map_err(DatapathError::from)?;
     let policies = reconcile::load_policies(&settings)?;
     let registry = reconcile::load_registry(&settings)?;
+    let web = settings.web_config.as_deref().map(WebConfig::load).transpose()?.map(Arc::new);
     let listener = server::bind(settings.listen).await?;
+    if web.is_none() && !settings.listen.ip().is_loopback() {
+        tracing::warn!(address = %settings.listen, "whoever reaches this address can read the metrics");
+    }
     let control = ControlSocket::bind(&settings.control)?;
     let (pipeline, recent) = open_events(&settings)?;
     let mut options = Options::new(settings.pin_dir.clone());
@@ -119,8 +126,8 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
         tokio::spawn(diagnostics.run());
     }
     tokio::spawn(http::serve(
-        listener,
-        server::router(Arc::clone(&telemetry), state.clone()),
+        WebListener::new(listener, web.clone()),
+        server::router(Arc::clone(&telemetry), state.clone(), web),
         http::Limits::default(),
         stopped(stop.clone()),
     ));

@@ -8,6 +8,7 @@ pub mod logging;
 pub mod names;
 pub mod server;
 pub mod source;
+pub mod web;
 mod zero;
 
 use std::{sync::Arc, time::Duration};

@@ -32,6 +32,9 @@ pub(super) struct RunArgs {
     /// Where metrics and health are served [default: 127.0.0.1:10477]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    /// TLS and passwords for that, as Prometheus's exporters have them [default: neither]
+    #[arg(long, value_name = "FILE")]
+    web_config: Option<PathBuf>,
     /// The control socket [default: /run/portcullis/portcullis.sock]
     #[arg(long, value_name = "PATH", env = "PORTCULLIS_CONTROL")]
     control: Option<PathBuf>,
@@ -105,6 +108,7 @@ fn start(args: &RunArgs) -> Result<(), RunError> {
         inventory: args.inventory.clone(),
         docker_host: args.docker_host.clone(),
         listen: args.listen,
+        web_config: args.web_config.clone(),
         control: args.control.clone(),
         pin_dir: args.pin_dir.clone(),
         state_dir: args.state_dir.clone(),
