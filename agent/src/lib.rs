@@ -1,6 +1,7 @@
 //! The Portcullis agent. The modules below are its rooms; ARCHITECTURE.md is the map.
 
 pub mod agent;
+pub mod audit;
 pub mod backstop;
 pub mod cli;
 pub mod config;
