@@ -1,10 +1,12 @@
-//! Development commands of Portcullis: `setup`, `build`, `demo`, `test`, `fuzz`, `vm`, `bench`, `mutants` and `tidy`. The
-//! one engine behind the README's two commands and behind CI.
+//! Development commands of Portcullis: `setup`, `build`, `demo`, `test`, `engines`, `fuzz`, `vm`, `bench`, `mutants` and
+//! `tidy`. The one engine behind the README's two commands and behind CI.
 #![expect(clippy::print_stdout, reason = "what these commands have to say is for the terminal")]
 
+mod apt;
 mod bench;
 mod build;
 mod demo;
+mod engines;
 mod fuzz;
 mod mutants;
 mod setup;
@@ -34,6 +36,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Run every test, also those that need root
     Test(test::Arguments),
+    /// Run the demo and the Docker tests on other versions of Docker
+    Engines(engines::Arguments),
     /// Send hostile frames between namespaces and look who gets them, for as long as there is time
     Fuzz(fuzz::Arguments),
     /// Run the tests that ask a kernel on older kernels of Debian, emulated
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Engines(arguments) => engines::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),

@@ -38,6 +38,7 @@ impl DockerLab {
     pub fn start(step: &dyn Fn(&str)) -> Result<Self> {
         step("starting a Docker Engine in a network namespace of its own");
         let host = DockerHost::start(Tools::locate()?)?;
+        step(&format!("it is Docker Engine {}", host.version()?));
         let outside = Outside::attach(host.netns())?;
         for (project, scenario, number, port) in PROJECTS {
             step(&format!("bringing up `{project}`"));

@@ -123,6 +123,12 @@ impl DockerHost {
         command
     }
 
+    /// What the engine says of itself, with the PATH that decides its runtime: version of the engine, of its API.
+    pub fn version(&self) -> Result<String> {
+        const FORMAT: &str = "{{.Server.Version}} (API {{.Server.APIVersion}})";
+        Ok(run(self.docker().args(["version", "--format", FORMAT]))?.trim().to_owned())
+    }
+
     /// Where clients find it.
     #[must_use]
     pub fn url(&self) -> String {
