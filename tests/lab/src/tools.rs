@@ -7,6 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::process::run;
+
 /// The environment variable that names the folder of another engine than the machine's: unpacked packages, or the
 /// programs themselves. What it lacks, such as `runc`, is the machine's.
 pub const ENGINE: &str = "PORTCULLIS_ENGINE";
@@ -135,6 +137,18 @@ impl Tools {
             path: search_path(),
         })
     }
+
+    /// The engine's version, such as 20.10.
+    pub fn version(&self) -> Result<(u32, u32)> {
+        let said = run(Command::new(&self.dockerd).arg("--version"))?;
+        version_in(&said).with_context(|| format!("no version in `{}`", said.trim()))
+    }
+}
+
+/// The two numbers in `Docker version 20.10.24+dfsg1, build 5d6db84`.
+fn version_in(said: &str) -> Option<(u32, u32)> {
+    let mut numbers = said.strip_prefix("Docker version ")?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 fn needed(program: &str) -> Result<PathBuf> {
@@ -143,4 +157,15 @@ fn needed(program: &str) -> Result<PathBuf> {
 
 fn static_busybox() -> Result<PathBuf> {
     needed("busybox")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_says_its_version() {
+        assert_eq!(version_in("Docker version 28.5.2+dfsg4, build 3ef3c07\n"), Some((28, 5)));
+        assert_eq!(version_in("podman version 4.3.1\n"), None);
+    }
 }
