@@ -4,14 +4,18 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use integration_tests::detours::run_all;
 use integration_tests::{prepare, tell};
+use lab::agent::Agent;
 use lab::beyond::wait_until_listening;
 use lab::compose::{Container, containers};
 use lab::docker_lab::netns_of;
 use lab::engine::DockerHost;
 use lab::image;
+use lab::interrupt::wait_for;
+use lab::observed::sum;
 use lab::outside::Outside;
 use lab::probe::{Outcome, attempts};
 use lab::process::run;
@@ -105,6 +109,7 @@ fn start_containers(host: &DockerHost, kind: &Kind, port: usize) {
             words.push("--label=com.docker.compose.project=networks".to_owned());
             words.push(format!("--label=com.docker.compose.service={service}"));
             words.push(format!("--publish={port}:80"));
+            words.extend(["--restart=always", "--stop-signal=SIGKILL"].map(str::to_owned));
             words.extend([image::NAME, "stand-in", &name, "80"].map(str::to_owned));
             words
         }),
@@ -121,70 +126,119 @@ fn call(from: PathBuf, to: &Container) -> (usize, usize) {
     (open, tried - open)
 }
 
+struct Lab {
+    outside: Outside,
+    host: DockerHost,
+    kinds: Vec<(usize, &'static Kind)>,
+    containers: Vec<Container>,
+}
+
+impl Lab {
+    fn start() -> Self {
+        let host = DockerHost::start(Tools::locate().unwrap()).unwrap();
+        let outside = Outside::attach(host.netns()).unwrap();
+        let known = |(_, kind): &(usize, &Kind)| kind.since <= host.version();
+        let kinds: Vec<_> = KINDS.iter().enumerate().filter(known).collect();
+        for (number, kind) in &kinds {
+            let options = kind.options.replace("{}", &(40 + number).to_string());
+            let mut command = host.docker();
+            run(command.args(["network", "create"]).args(options.split_whitespace()).arg(kind.name)).unwrap();
+            start_containers(&host, kind, 9000 + 10 * number);
+        }
+        let mut lab = Self { outside, host, kinds, containers: Vec::new() };
+        lab.look();
+        lab
+    }
+
+    /// Waits until every container runs and listens. They may have other addresses and namespaces than before.
+    fn look(&mut self) {
+        let count = self.kinds.len() * SERVICES.len();
+        let found = wait_for("the containers", Duration::from_secs(60), || {
+            let found = containers(&self.host)?;
+            Ok((found.len() == count && found.iter().all(|container| container.pid > 0)).then_some(found))
+        });
+        self.containers = found.unwrap();
+        for container in &self.containers {
+            wait_until_listening(&netns_of(container), &container.name, 80).unwrap();
+        }
+        self.host.open_paths().unwrap();
+    }
+
+    fn container(&self, kind: &Kind, service: &str) -> &Container {
+        let name = format!("{}-{service}", kind.name);
+        self.containers.iter().find(|container| container.name == name).unwrap()
+    }
+
+    /// Who calls whom on a network, and whether that opens.
+    fn calls(&self, kind: &Kind, enforced: bool) -> Vec<(PathBuf, &Container, bool)> {
+        let [open, inner, caller] = SERVICES.map(|service| self.container(kind, service));
+        let host = self.host.netns().path();
+        // There the host has no address and so no way to them.
+        let isolated = kind.name == "isolated";
+        let mut calls = vec![
+            (netns_of(caller), inner, true),
+            (netns_of(caller), open, !enforced),
+            (netns_of(open), inner, !enforced),
+            (host.clone(), open, !isolated),
+            (host, inner, !enforced && !isolated),
+        ];
+        if kind.from_outside {
+            let outside = self.outside.netns().path();
+            calls.extend([(outside.clone(), open, true), (outside, inner, !enforced)]);
+        }
+        calls
+    }
+
+    /// Makes all calls; panics with each that came out otherwise.
+    fn check(&self, enforced: bool, what: &str) {
+        let (mut count, mut wrong) = (0, Vec::new());
+        for (_, kind) in &self.kinds {
+            for (from, to, opens) in self.calls(kind, enforced) {
+                let (open, shut) = call(from.clone(), to);
+                count += open + shut;
+                if open + shut == 0 || (if opens { shut } else { open }) > 0 {
+                    wrong.push(format!("{} -> {}: {open} opened, {shut} did not", from.display(), to.name));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{what}:\n{}", wrong.join("\n"));
+        let engine = self.host.description().unwrap();
+        let names: Vec<&str> = self.kinds.iter().map(|(_, kind)| kind.name).collect();
+        let names = names.join(", ");
+        tell(&format!("Docker {engine}: {count} of {count} calls as they should be, {what}, on {names}"))
+            .unwrap();
+    }
+}
+
+/// Waits until the agent enforces every container that runs.
+fn wait_until_enforced(agent: &Agent, containers: usize) {
+    wait_for("the enforcement of every container", Duration::from_secs(20), || {
+        let samples = agent.metrics()?;
+        let in_state = |state| sum(&samples, "portcullis_endpoints", &[("state", state)]);
+        Ok((in_state("enforced") == containers as f64 && in_state("pending") == 0.0).then_some(()))
+    })
+    .unwrap();
+}
+
+/// At last the engine restarts and takes its containers with it: they come back on new ports of the bridges.
 #[test]
 fn docker_engine_networks_of_every_kind() {
     prepare().unwrap();
-    let host = DockerHost::start(Tools::locate().unwrap()).unwrap();
-    let outside = Outside::attach(host.netns()).unwrap();
-    let kinds: Vec<(usize, &Kind)> =
-        KINDS.iter().enumerate().filter(|(_, kind)| kind.since <= host.version()).collect();
-    for (number, kind) in &kinds {
-        let options = kind.options.replace("{}", &(40 + number).to_string());
-        run(host.docker().args(["network", "create"]).args(options.split_whitespace()).arg(kind.name))
-            .unwrap();
-        start_containers(&host, kind, 9000 + 10 * number);
-    }
-    host.open_paths().unwrap();
-    let containers = containers(&host).unwrap();
-    let named = |kind: &Kind, service: &str| {
-        let name = format!("{}-{service}", kind.name);
-        containers.iter().find(|container| container.name == name).unwrap()
-    };
-    for container in &containers {
-        wait_until_listening(&netns_of(container), &container.name, 80).unwrap();
-    }
-
-    let tried = |enforced: bool| {
-        let mut count = 0;
-        for (_, kind) in &kinds {
-            let [open, inner, caller] = SERVICES.map(|service| named(kind, service));
-            let mut cells = vec![
-                ("caller", netns_of(caller), inner, true),
-                ("caller", netns_of(caller), open, !enforced),
-                ("open", netns_of(open), inner, !enforced),
-                ("host", host.netns().path(), open, kind.name != "isolated"),
-                ("host", host.netns().path(), inner, !enforced && kind.name != "isolated"),
-            ];
-            if kind.from_outside {
-                cells.push(("outside", outside.netns().path(), open, true));
-                cells.push(("outside", outside.netns().path(), inner, !enforced));
-            }
-            for (from, place, to, opens) in cells {
-                let (open, shut) = call(place, to);
-                count += open + shut;
-                let wrong = if opens { shut } else { open };
-                assert_eq!(
-                    wrong, 0,
-                    "{from} -> {}: {open} opened, {shut} did not, enforced: {enforced}",
-                    to.name
-                );
-            }
-        }
-        count
-    };
-    tried(false);
-    let policies = host.scratch().path().join("policies");
+    let mut lab = Lab::start();
+    lab.check(false, "without the agent");
+    let policies = lab.host.scratch().path().join("policies");
     fs::create_dir_all(&policies).unwrap();
     fs::write(policies.join("networks.yaml"), POLICY).unwrap();
-    let agent = start_agent(&host, &policies);
-    let count = tried(true);
+    let agent = start_agent(&lab.host, &policies);
+    lab.check(true, "with the agent");
     let status = agent.status().unwrap();
     assert_eq!(status["unenforceable"].as_array().map(Vec::len), Some(0), "{status}");
-    let names: Vec<&str> = kinds.iter().map(|(_, kind)| kind.name).collect();
-    let engine = host.description().unwrap();
-    tell(&format!(
-        "Docker {engine}: {count} of {count} calls as the policy says, on networks {}",
-        names.join(", ")
-    ))
-    .unwrap();
+
+    let before: Vec<u32> = lab.containers.iter().map(|container| container.pid).collect();
+    lab.host.stop();
+    lab.host.resume().unwrap();
+    lab.look();
+    assert!(lab.containers.iter().all(|container| !before.contains(&container.pid)), "some went on");
+    wait_until_enforced(&agent, lab.containers.len());
+    lab.check(true, "with the agent and containers that came back");
 }
