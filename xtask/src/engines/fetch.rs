@@ -30,7 +30,8 @@ pub(super) fn fetch(folder: &Path, version: &str) -> Result<PathBuf> {
     }
     let suite = suite(version);
     println!("engines: fetching Docker {version} of Debian's {suite}");
-    let apt = Apt::prepare(&folder.join("apt"), &[(MAIN, suite)])?;
+    let state = folder.join("apt");
+    let apt = Apt::prepare(&state, &[(MAIN, suite)])?;
     apt.update()?;
     let policy = run(apt.command("apt-cache").arg("policy").args(PACKAGES))?;
     let candidates = candidates(&policy);
@@ -53,6 +54,8 @@ pub(super) fn fetch(folder: &Path, version: &str) -> Result<PathBuf> {
     println!("engines: downloading {}", wanted.join(" "));
     apt.unpack(&wanted, &unfinished)?;
     fs::rename(&unfinished, &root)?;
+    // The lists of a whole suite are larger than the engine.
+    fs::remove_dir_all(&state)?;
     Ok(root)
 }
 
