@@ -220,19 +220,6 @@ fn wait_until_enforced(agent: &Agent, containers: usize) {
     .unwrap();
 }
 
-/// How long the agent took from seeing a container to enforcing it, as it says itself.
-fn tell_delay(agent: &Agent, engine: &str) {
-    const DELAY: &str = "portcullis_enforce_delay_seconds";
-    let samples = agent.metrics().unwrap();
-    let total = |part: &str| sum(&samples, &format!("{DELAY}_{part}"), &[]);
-    let (count, mean) = (total("count"), 1000.0 * total("sum") / total("count"));
-    let quick = sum(&samples, &format!("{DELAY}_bucket"), &[("le", "0.1")]);
-    tell(&format!(
-        "Docker {engine}: {count} changes enforced after {mean:.0} ms on average, {quick} within 100 ms"
-    ))
-    .unwrap();
-}
-
 /// At last the engine restarts and takes its containers with it: they come back on new ports of the bridges.
 #[test]
 fn docker_engine_networks_of_every_kind() {
@@ -254,5 +241,4 @@ fn docker_engine_networks_of_every_kind() {
     assert!(lab.containers.iter().all(|container| !before.contains(&container.pid)), "some went on");
     wait_until_enforced(&agent, lab.containers.len());
     lab.check(true, "with the agent and containers that came back");
-    tell_delay(&agent, &lab.host.description().unwrap());
 }
