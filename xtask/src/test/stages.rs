@@ -105,6 +105,7 @@ pub(super) const STAGES: [Stage; 8] = [
                 "integration-tests",
                 "--test=docker",
                 "--test=detours",
+                "--test=engine",
                 "--",
                 "--test-threads=1",
             ]),
