@@ -197,8 +197,10 @@ impl Attachments {
         let aside = self.pins.link_aside(port.ifindex, hook);
         if let Err(error) = link::pin_over(link.as_fd(), &aside, &path) {
             tracing::warn!(path = %path.display(), %error, "link not pinned: it would end with the agent");
-        } else if let Some(old) = old {
-            // Retired after the new one acts. It was on a device that is gone, or has moved to another namespace.
+        } else if let Some(old) = old
+            && link::info(old.as_fd()).is_ok_and(|info| self.ours.contains(&info.program))
+        {
+            // Retired after the new one acts: its device has moved to another namespace, or is gone.
             if let Err(error) = link::detach(old.as_fd()) {
                 tracing::debug!(path = %path.display(), %error, "old link not detached");
             }
@@ -228,8 +230,8 @@ impl Attachments {
         if chain.iter().any(|attached| attached.link == info.id) {
             return Ok(Some((link, info)));
         }
-        if info.ifindex == port.ifindex {
-            let found = format!("`{}` is not on this interface", path.display());
+        if info.ifindex != 0 {
+            let found = format!("`{}` is a link of another interface", path.display());
             self.find(port, hook, found, "attached anew");
         }
         Ok(None)

@@ -56,10 +56,26 @@ impl Heritage {
         if let Some(newest) = sets.last() {
             let used = sets.iter().flat_map(|set| &set.programs).flat_map(|program| program.maps.clone());
             heritage.restore_maps(pins, newest, &used.collect())?;
+        } else {
+            heritage.clear_places(pins)?;
         }
         // Only now: what an agent was about to put in its place has been put there.
         pins.remove_aside()?;
         Ok(heritage)
+    }
+
+    /// Where nobody knows the programs any more, maps are what they look like; what is none makes room.
+    fn clear_places(&mut self, pins: &Pins) -> Result<(), PinError> {
+        for name in maps::NAMES {
+            let path = pins.map(name);
+            if fs::symlink_metadata(&path).is_ok()
+                && let Err(error) = RawMap::open(&path)
+            {
+                let found = format!("`{}` is no map of ours: {error}", path.display());
+                self.move_away(pins, name, found)?;
+            }
+        }
+        Ok(())
     }
 
     /// Brings the pins of maps in line with what the newest programs use.
@@ -72,6 +88,9 @@ impl Heritage {
             .map(|map| (map.name.clone(), map))
             .collect();
         let directories = pins.other_layouts();
+        for pins in directories.iter().chain([pins]) {
+            restore_retired(pins, &wanted)?;
+        }
         for name in maps::NAMES {
             let mut found = false;
             for pins in directories.iter().chain([pins]) {
@@ -116,9 +135,7 @@ impl Heritage {
                     Ok(_) => format!("`{}` is a map that no program of ours uses", path.display()),
                     Err(error) => format!("`{}` is no map of ours: {error}", path.display()),
                 };
-                let away = stranger(pins, name);
-                rename(&path, &away)?;
-                self.find(name, Fault::Exchanged, found, format!("moved to `{}`", away.display()), true);
+                self.move_away(pins, name, found)?;
             }
         }
         if begun {
@@ -127,10 +144,32 @@ impl Heritage {
         Ok(begun)
     }
 
+    fn move_away(&mut self, pins: &Pins, name: &'static str, found: String) -> Result<(), PinError> {
+        let away = stranger(pins, name);
+        rename(&pins.map(name), &away)?;
+        self.find(name, Fault::Exchanged, found, format!("moved to `{}`", away.display()), true);
+        Ok(())
+    }
+
     fn find(&mut self, name: &str, fault: Fault, found: String, done: String, repaired: bool) {
         let (interface, hook) = (String::new(), name.to_owned());
         self.findings.push(Finding { interface, hook, fault, found, done, repaired });
     }
+}
+
+/// What somebody made look retired, though the newest programs use it.
+fn restore_retired(pins: &Pins, wanted: &BTreeSet<u32>) -> Result<(), PinError> {
+    for retired in pins.retired_maps() {
+        let (path, place) = (pins.retired(&retired), pins.map(retired.name));
+        if RawMap::open(&path).is_ok_and(|map| wanted.contains(&map.id)) {
+            if fs::symlink_metadata(&place).is_err() {
+                rename(&path, &place)?;
+            } else {
+                fs::remove_file(&path).map_err(|source| PinError::Io { verb: "remove", path, source })?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A name that nobody has, for what is not ours.

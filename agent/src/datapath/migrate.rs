@@ -94,6 +94,11 @@ impl Plan {
         Self { generation, moved, fresh, outdated, conversions }
     }
 
+    /// Whether everything stays as it is.
+    pub(super) fn changes_nothing(&self) -> bool {
+        self.fresh.is_empty() && self.outdated.is_empty() && self.moved.is_empty()
+    }
+
     /// Where a map is to be found or made.
     pub(super) fn path(&self, pins: &Pins, name: &'static str) -> PathBuf {
         if self.fresh.contains(&name) {

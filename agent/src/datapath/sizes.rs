@@ -11,18 +11,30 @@ pub struct Sizes {
     pub flows: u32,
     /// Entries of `FLOWS_OPENING`.
     pub flows_opening: u32,
+    /// Entries of `DENIED`: combinations of labels that denials are counted by.
+    pub denied: u32,
     /// Entries of `FLOWS` that one port may have for each direction.
     pub flows_per_port: u32,
 }
 
 impl Sizes {
     /// What suits a host with some hundred containers.
-    pub const DEFAULT: Self =
-        Self { event_buffer: 1 << 20, flows: 262_144, flows_opening: 65_536, flows_per_port: 32_768 };
+    pub const DEFAULT: Self = Self {
+        event_buffer: 1 << 20,
+        flows: 262_144,
+        flows_opening: 65_536,
+        denied: 65_536,
+        flows_per_port: 32_768,
+    };
 
     /// The maps that have one of these sizes.
-    const fn of_maps(&self) -> [(&'static str, u32); 3] {
-        [("EVENTS", self.event_buffer), ("FLOWS", self.flows), ("FLOWS_OPENING", self.flows_opening)]
+    const fn of_maps(&self) -> [(&'static str, u32); 4] {
+        [
+            ("EVENTS", self.event_buffer),
+            ("FLOWS", self.flows),
+            ("FLOWS_OPENING", self.flows_opening),
+            ("DENIED", self.denied),
+        ]
     }
 
     /// What a map's size is to be; `None` if it is not up to anybody.

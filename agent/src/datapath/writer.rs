@@ -179,9 +179,13 @@ impl Datapath {
             pins.remove_aside()?;
         }
         let mut ebpf = loaded?;
-        // Known before they are used. Where that fails the watchdog says so and tries again.
-        if let Err(error) = loader::pin_programs(&mut ebpf, &pins, generation) {
-            tracing::warn!(error = %Chain(&error), "programs not pinned");
+        // Known before they are used. Where that fails the watchdog says so and tries again; but maps are exchanged only
+        // if the next agent can tell which of them the programs use.
+        match loader::pin_programs(&mut ebpf, &pins, generation) {
+            Err(error) if plan.changes_nothing() => {
+                tracing::warn!(error = %Chain(&error), "programs not pinned");
+            }
+            pinned => pinned?,
         }
         let migration = plan.begin(&pins)?;
         let maps = Maps::take(&mut ebpf, &pins)?;

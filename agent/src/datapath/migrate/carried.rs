@@ -17,8 +17,6 @@ use crate::datapath::{
     raw::RawMap,
 };
 
-/// Room for every key of `DENIED` of two tables, the totals and the mark. Nothing is allocated before it is used.
-const ENTRIES: u32 = 2 * 65_536 + 64;
 /// `BPF_F_NO_PREALLOC`.
 const NO_PREALLOC: u32 = 1;
 /// The subject of entries that are totals: their destination is the total's number. No identity is that high.
@@ -176,7 +174,9 @@ fn denied_key(bytes: &[u8]) -> Option<DeniedKey> {
 
 /// Makes a new table and puts it into the place of the old one at once: a reader finds all of it or nothing of it.
 fn write(pins: &Pins, base: &Reading, mark: u64) -> Result<(), MapError> {
-    let mut table = Table::create(ENTRIES, NO_PREALLOC)?;
+    // Each key, each total and the mark.
+    let entries = u32::try_from(base.denied.len()).unwrap_or(u32::MAX).saturating_add(TOTALS + 1);
+    let mut table = Table::create(entries, NO_PREALLOC)?;
     for (key, count) in &base.denied {
         table.insert(key, count, 0)?;
     }
