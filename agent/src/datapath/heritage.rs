@@ -70,6 +70,7 @@ impl Heritage {
             let path = pins.map(name);
             if fs::symlink_metadata(&path).is_ok()
                 && let Err(error) = RawMap::open(&path)
+                && error.kind() == io::ErrorKind::InvalidData
             {
                 let found = format!("`{}` is no map of ours: {error}", path.display());
                 self.move_away(pins, name, found)?;
@@ -129,6 +130,9 @@ impl Heritage {
             // An agent was killed between making its programs known and giving this map up.
             Ok(map) if used.contains(&map.id) => {
                 rename(&path, &pins.retired(&Retired { generation, layout: pins.layout(), name }))?;
+            }
+            Err(source) if source.kind() != io::ErrorKind::InvalidData => {
+                return Err(PinError::Io { verb: "open", path, source });
             }
             other => {
                 let found = match other {

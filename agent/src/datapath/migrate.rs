@@ -10,7 +10,7 @@ pub mod convert;
 mod carried;
 mod follow;
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc};
 
 pub(super) use self::carried::{Carried, mark};
 use self::{
@@ -66,7 +66,7 @@ impl Plan {
         generation: u64,
         wanted: &BTreeMap<&'static str, Shape>,
         conversions: &'static [Conversion],
-    ) -> Self {
+    ) -> Result<Self, PinError> {
         let (mut moved, mut fresh, mut outdated) = (BTreeMap::new(), Vec::new(), Vec::new());
         let layouts = pins.other_layouts();
         for (&name, &shape) in wanted {
@@ -74,7 +74,13 @@ impl Plan {
             // Its own directory first: that is the newest.
             for from in [pins].into_iter().chain(layouts.iter().rev()) {
                 let path = from.map(name);
-                let Ok(map) = RawMap::open(&path) else { continue };
+                let map = match RawMap::open(&path) {
+                    Ok(map) => map,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    // Somebody else's, in another layout's directory: it stays there.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => continue,
+                    Err(source) => return Err(PinError::Io { verb: "open", path, source }),
+                };
                 let fits = map.shape == shape && convert::same_meaning(name, from.layout(), pins.layout());
                 if fits && !kept {
                     kept = true;
@@ -91,7 +97,7 @@ impl Plan {
                 fresh.push(name);
             }
         }
-        Self { generation, moved, fresh, outdated, conversions }
+        Ok(Self { generation, moved, fresh, outdated, conversions })
     }
 
     /// Whether everything stays as it is.

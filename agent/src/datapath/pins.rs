@@ -43,6 +43,8 @@ pub struct Pins {
 pub enum PinError {
     #[error("`{}` is not on a BPF file system", path.display())]
     NotBpf { path: PathBuf },
+    #[error("`{}` is mounted read-only: what is pinned there stays in force and cannot be opened", path.display())]
+    ReadOnly { path: PathBuf },
     #[error("another agent is running with the pins in `{}`", path.display())]
     InUse { path: PathBuf },
     #[error("`{}` is no directory", path.display())]
@@ -68,9 +70,7 @@ impl PinError {
             Self::Owner { .. } => {
                 "whoever it belongs to could have exchanged what is pinned: `portcullis detach`, and start again"
             }
-            Self::Io { source, .. } if source.raw_os_error() == Some(libc::EROFS) => {
-                "it is mounted read-only: `mount -o remount,rw /sys/fs/bpf`"
-            }
+            Self::ReadOnly { .. } => "`mount -o remount,rw /sys/fs/bpf`, then start again",
             Self::Io { .. } => "run as root",
         }
     }
@@ -197,6 +197,11 @@ impl Pins {
         })?;
         if statistics.f_type != BPF_FS_MAGIC {
             return Err(PinError::NotBpf { path: self.root.clone() });
+        }
+        // The kernel opens no program and no link there, so that nothing could be taken over.
+        let mount = rustix::fs::statvfs(existing).map(|mount| mount.f_flag);
+        if mount.is_ok_and(|flags| flags.contains(rustix::fs::StatVfsMountFlags::RDONLY)) {
+            return Err(PinError::ReadOnly { path: self.root.clone() });
         }
         let device = fs::metadata(existing).map(|data| data.dev()).ok();
         for path in self.directories() {

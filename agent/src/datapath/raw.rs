@@ -220,13 +220,18 @@ pub(super) fn pinned_program(path: &Path) -> io::Result<Program> {
     program(open_kind(path, "bpf-prog")?.as_fd())
 }
 
-/// Opens what is pinned, if it is of this kind.
+/// Opens what is pinned, if it is of this kind. What is of another is [`io::ErrorKind::InvalidData`].
 pub(super) fn open_kind(path: &Path, kind: &str) -> io::Result<OwnedFd> {
+    let other = || io::Error::new(io::ErrorKind::InvalidData, format!("it is no {kind}"));
+    // Every pin is a file.
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Err(other());
+    }
     let fd = link::open(path)?;
     let name = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
     // `anon_inode:bpf-map`, `anon_inode:bpf-prog`, `anon_inode:bpf_link`; newer kernels put brackets around the name.
     let same = name.to_string_lossy().replace('_', "-").contains(kind);
-    if same { Ok(fd) } else { Err(io::Error::other(format!("it is no {kind}"))) }
+    if same { Ok(fd) } else { Err(other()) }
 }
 
 /// What the kernel says of an object.

@@ -272,8 +272,12 @@ fn judge_filters(filters: &[Filter], program: u32) -> Option<(Fault, String)> {
 
 /// What is wrong with the pin of a link.
 fn pin_fault(path: &Path, link: BorrowedFd<'_>) -> Result<Option<String>, String> {
-    let Ok(pinned) = link::open(path) else {
-        return Ok(Some(format!("`{}` is missing", path.display())));
+    let pinned = match link::open(path) {
+        Ok(pinned) => pinned,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Some(format!("`{}` is missing", path.display())));
+        }
+        Err(error) => return Ok(Some(format!("`{}` cannot be opened: {error}", path.display()))),
     };
     let same = text(link::info(pinned.as_fd()))? == text(link::info(link))?;
     Ok((!same).then(|| format!("`{}` is another link", path.display())))

@@ -172,7 +172,7 @@ impl Datapath {
         let lock = pins.lock()?;
         let Heritage { generation, programs, findings } = Heritage::take_stock(&pins)?;
         let wanted = loader::shapes(&options.sizes)?;
-        let plan = migrate::Plan::new(&pins, generation, &wanted, options.conversions);
+        let plan = migrate::Plan::new(&pins, generation, &wanted, options.conversions)?;
         let loaded = loader::load_as(&pins, &plan, &options.sizes, options.diagnostics);
         if loaded.is_err() {
             // What an earlier agent left is as it was.

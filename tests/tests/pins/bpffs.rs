@@ -56,8 +56,9 @@ fn unmounted_below_a_running_agent_nothing_ends_and_all_comes_back() {
     assert!(lab.reaches("web", "db", 5432).unwrap());
 }
 
+/// The kernel opens nothing on it, so an agent that starts could take over nothing: it says so and leaves it in force.
 #[test]
-fn read_only_what_is_there_is_taken_over_and_what_cannot_be_pinned_is_told() {
+fn read_only_an_agent_does_not_start_and_one_that_runs_goes_on() {
     let lab = SmallLab::start().unwrap();
     lab.settings(NO_ADOPTION).unwrap();
     let agent = lab.run(&[]).unwrap();
@@ -67,19 +68,21 @@ fn read_only_what_is_there_is_taken_over_and_what_cannot_be_pinned_is_told() {
     let leaked = lab.datagrams();
     let flood = Flood::start(&lab).unwrap();
     mount(&lab, &["-o", "remount,ro"]);
-    // Another layout needs new pins.
-    lab.settings(&format!("{NO_ADOPTION}sizes: {{ flows: 4096 }}\n")).unwrap();
-    lab.refusal(&[]).unwrap().assert_refused(&["failed to load the maps", "hint:"]);
-    assert!(answers(&mut stream), "a start that failed has cut a connection");
-    lab.settings(NO_ADOPTION).unwrap();
-    let agent = lab.run(&[]).unwrap();
-    assert!(answers(&mut stream), "{}", agent.log());
+    lab.refusal(&[]).unwrap().assert_refused(&["is mounted read-only", "hint:"]);
+    let detached = lab.detach().unwrap();
+    assert_eq!(detached.code, Some(2), "{}", detached.said);
+    assert!(detached.said.contains("v1/maps/FLOWS: Read-only file system"), "{}", detached.said);
+    assert!(answers(&mut stream), "who did not start has cut a connection");
     assert_enforced(&lab);
-    wait_until("it is told", || agent.logged("pin_missing") > 0);
+    mount(&lab, &["-o", "remount,rw"]);
+    let agent = lab.run(&[]).unwrap();
+    mount(&lab, &["-o", "remount,ro"]);
+    wait_until("it is told", || agent.logged("Read-only file system") > 0);
     lab.host().ip("link add p-late type veth peer name far").unwrap();
     lab.host().ip("link set p-late master lab0 up").unwrap();
-    wait_until("the new port is attached", || agent.logged("link not pinned") > 0);
-    assert_eq!(names(&lab, "v1/links").len(), 10);
+    wait_until("the new port is attached", || agent.logged("link not pinned") > 1);
+    assert_enforced(&lab);
+    assert!(answers(&mut stream), "{}", agent.log());
     mount(&lab, &["-o", "remount,rw"]);
     wait_until("all is pinned", || names(&lab, "v1/links").len() == 12);
     agent.kill().unwrap();

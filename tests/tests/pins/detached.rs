@@ -18,8 +18,9 @@ fn detach_by_settings(lab: &SmallLab, from: &Netns) -> Refusal {
 }
 
 fn filters(lab: &SmallLab, port: &str) -> usize {
-    let shown = ["ingress", "egress"].map(|way| lab.says("tc", &format!("filter show dev {port} {way}")).unwrap());
-    shown.concat().matches("_endpoint").count()
+    let shown = |way| lab.says("tc", &format!("filter show dev {port} {way}")).unwrap();
+    let lines = [shown("ingress"), shown("egress")].concat();
+    lines.lines().filter(|line| line.contains("handle 0x706f7274")).count()
 }
 
 fn qdiscs(lab: &SmallLab, port: &str) -> usize {
