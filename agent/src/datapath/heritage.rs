@@ -126,9 +126,9 @@ impl Heritage {
             return Ok(begun);
         }
         match RawMap::open(&path) {
-            Ok(map) if wanted.contains(&map.id) => return Ok(true),
+            Ok(map) if wanted.contains(&map.id) && map.name == name => return Ok(true),
             // An agent was killed between making its programs known and giving this map up.
-            Ok(map) if used.contains(&map.id) => {
+            Ok(map) if used.contains(&map.id) && map.name == name => {
                 rename(&path, &pins.retired(&Retired { generation, layout: pins.layout(), name }))?;
             }
             Err(source) if source.kind() != io::ErrorKind::InvalidData => {
@@ -136,7 +136,7 @@ impl Heritage {
             }
             other => {
                 let found = match other {
-                    Ok(_) => format!("`{}` is a map that no program of ours uses", path.display()),
+                    Ok(_) => format!("`{}` is a map that no program of ours uses as that", path.display()),
                     Err(error) => format!("`{}` is no map of ours: {error}", path.display()),
                 };
                 self.move_away(pins, name, found)?;

@@ -57,7 +57,11 @@ fn sizes_change(settings: &str) {
         scope.spawn(|| open_on_and_on(&lab, &ended, &opened, &failed));
         let mut agent = agent;
         for (number, (flows, labels, sizes)) in SIZES.into_iter().enumerate() {
-            if number % 2 == 0 { agent.stop().unwrap() } else { agent.kill().unwrap() };
+            if number % 2 == 0 {
+                agent.stop().unwrap()
+            } else {
+                agent.kill().unwrap()
+            };
             // Known to the programs of the agent that has ended, and to nobody else.
             connections.push(open(&lab));
             lab.settings(&format!("{settings}{sizes}")).unwrap();

@@ -71,12 +71,7 @@ fn with_datapath(
     action: impl FnOnce(&mut Datapath) + Send + 'static,
 ) -> Result<(), String> {
     let snapshot = snapshot(lab);
-    let options = Options {
-        adopt: Duration::ZERO,
-        via: Some(via),
-        conversions,
-        ..Options::new(lab.pins())
-    };
+    let options = Options { adopt: Duration::ZERO, via: Some(via), conversions, ..Options::new(lab.pins()) };
     let ended = within(&lab.host().path(), move || {
         let loaded = load(&[Source { name: "shop.yaml".to_owned(), text: POLICY.to_owned() }], None);
         let entries =

@@ -83,7 +83,7 @@ fn a_map_that_is_not_ours_is_moved_away_and_ours_comes_back() {
         fs::remove_file(&flows).unwrap();
         sabotage::pin(&sabotage::program(PASS).unwrap(), &flows).unwrap();
     });
-    assert_told(&agent, &lab, "exchanged", "is a map that no program of ours uses");
+    assert_told(&agent, &lab, "exchanged", "is a map that no program of ours uses as that");
     assert_told(&agent, &lab, "exchanged", "is no map of ours");
     for name in ["foreign-1-RULES", "foreign-1-FLOWS"] {
         assert!(exists(&lab.pins().join("v1/maps").join(name)), "{:?}", names(&lab, "v1/maps"));

@@ -98,7 +98,9 @@ fn remove_pin(path: &Path, kind: &str, removed: &mut Removed) {
     let left = |why: String, ours| Left { what: path.display().to_string(), why, ours };
     if let Err(error) = raw::open_kind(path, kind) {
         let ours = error.kind() != io::ErrorKind::InvalidData;
-        removed.left.push(left(if ours { error.to_string() } else { format!("it is not ours: {error}") }, ours));
+        removed
+            .left
+            .push(left(if ours { error.to_string() } else { format!("it is not ours: {error}") }, ours));
         return;
     }
     match fs::remove_file(path) {
