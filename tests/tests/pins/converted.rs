@@ -96,8 +96,9 @@ fn shorten_flows(lab: &SmallLab) -> usize {
     let mut count = 0;
     for (key, entry) in flows.iter().map(Result::unwrap) {
         // SAFETY: both are plain values without padding that is not named.
-        let (key, entry): ([u8; 48], [u8; 32]) =
-            unsafe { (std::mem::transmute(key), std::mem::transmute(entry)) };
+        let (key, entry): ([u8; 48], [u8; 32]) = unsafe {
+            (std::mem::transmute::<FlowKey, [u8; 48]>(key), std::mem::transmute::<FlowEntry, [u8; 32]>(entry))
+        };
         shorter.insert(key, *entry.first_chunk::<28>().unwrap(), 0).unwrap();
         count += 1;
     }
