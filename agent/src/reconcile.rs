@@ -9,6 +9,7 @@ mod watch;
 
 use std::{
     collections::BTreeSet,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -81,6 +82,8 @@ pub struct Reconciler {
     ledger: Ledger,
     /// What the last pass complained of.
     complaints: BTreeSet<String>,
+    /// What lies in the pin directory and is not ours.
+    strangers: Vec<PathBuf>,
 }
 
 impl std::fmt::Debug for Reconciler {
@@ -123,6 +126,7 @@ impl Reconciler {
             last_error: None,
             ledger: Ledger::default(),
             complaints: BTreeSet::new(),
+            strangers: Vec::new(),
         }
     }
 
@@ -174,6 +178,13 @@ impl Reconciler {
                 result = self.apply(&update).map_err(|error| self.failed(&error));
             }
             self.unfinished |= result.is_err();
+            // Programs of an earlier agent went on until these know the policy.
+            if result.is_ok() && self.datapath.is_deferring() {
+                for error in self.datapath.attach(&update.snapshot, update.complete) {
+                    complaints.insert(format!("port not attached: {}", Chain(&error)));
+                    self.unfinished = true;
+                }
+            }
             self.last_error = result.err();
         }
         for left_out in self.datapath.left_out() {
@@ -186,6 +197,12 @@ impl Reconciler {
                 format!("container `{name}` cannot be enforced: it {obstacle}")
             }));
         }
+        self.strangers = self.datapath.strangers();
+        complaints.extend(
+            self.strangers
+                .iter()
+                .map(|path| format!("`{}` in the pin directory is not ours: left alone", path.display())),
+        );
         // What is tried again every second is told once.
         for complaint in complaints.difference(&self.complaints) {
             tracing::warn!("{complaint}");

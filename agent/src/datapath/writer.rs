@@ -3,6 +3,7 @@
 
 mod flows;
 mod host;
+mod mask;
 mod revision;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -21,9 +22,14 @@ use self::{host::adopted_host, revision::same_entries};
 use super::{
     attach::{self, AttachError, Attachments, Via},
     counters::{CounterError, Counters, Filled, Filling},
+    heritage::{self, Heritage},
     kernel::{self, KernelError},
     loader::{self, LoadError},
     maps::{self, Maps, TakeError},
+    migrate::{
+        self, Migration,
+        convert::{self, Conversion},
+    },
     pins::{Lock, PinError, Pins},
     plan::{self, HostState, LeftOut, Slots},
     sizes::Sizes,
@@ -34,6 +40,7 @@ use crate::{
     interference::Finding,
     inventory::snapshot::Snapshot,
     policy::{entries::Entries, glob::Glob},
+    reconcile::Chain,
 };
 
 /// How the datapath is set up.
@@ -52,6 +59,8 @@ pub struct Options {
     pub uplinks: Vec<Glob>,
     /// For how long after the first start connections from before it are taken over.
     pub adopt: Duration,
+    /// How entries of older layouts are read.
+    pub conversions: &'static [Conversion],
 }
 
 impl Options {
@@ -66,6 +75,7 @@ impl Options {
             diagnostics: false,
             uplinks: vec![Glob::new("*")],
             adopt: DEFAULT_ADOPT,
+            conversions: convert::ALL,
         }
     }
 }
@@ -87,6 +97,8 @@ pub enum DatapathError {
     Counters(#[from] CounterError),
     #[error("mark mask `{mask:#x}` is not at least 8 contiguous bits")]
     Mark { mask: u32 },
+    #[error("mark mask `{new:#x}` cannot take the place of `{old:#x}` while another layout does too")]
+    MarkInUse { old: u32, new: u32 },
     #[error("failed to open what was just pinned")]
     Reopen(#[source] std::io::Error),
     #[error("failed to follow events")]
@@ -103,18 +115,11 @@ impl DatapathError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Kernel(error) => Some(error.hint().to_owned()),
-            Self::Pins(PinError::NotBpf { .. }) => {
-                Some("mount one: `mount -t bpf bpf /sys/fs/bpf`".to_owned())
-            }
-            Self::Pins(PinError::InUse { .. }) => Some(
-                "stop it first, or give this one its own `--pin-dir`, `--control` and `--state-dir`"
-                    .to_owned(),
-            ),
-            Self::Load(LoadError::Map(_)) => Some(
-                "another version or program left it there; `portcullis detach` removes what is pinned"
-                    .to_owned(),
-            ),
+            Self::Pins(error) => Some(error.hint().to_owned()),
             Self::Mark { .. } => Some("the default is `0xffff0000`".to_owned()),
+            Self::MarkInUse { old, .. } => {
+                Some(format!("start this version with `mark_mask: {old:#x}` first, then change it"))
+            }
             _ => None,
         }
     }
@@ -140,6 +145,11 @@ pub struct Datapath {
     host: HostState,
     filling: Arc<Filling>,
     entries: Option<Entries>,
+    migration: Migration,
+    /// The number of this agent among those whose programs are pinned.
+    generation: u64,
+    /// What was wrong with what earlier agents left, until it has been told.
+    findings: Vec<Finding>,
     watchdog: Watchdog,
     /// Nobody else writes to the pinned maps while this lives.
     lock: Lock,
@@ -160,7 +170,24 @@ impl Datapath {
         let pins = Pins::new(&options.pin_dir);
         pins.create()?;
         let lock = pins.lock()?;
-        let mut ebpf = loader::load(&pins, &options.sizes, options.diagnostics)?;
+        let Heritage { generation, programs, findings } = Heritage::take_stock(&pins)?;
+        let wanted = loader::shapes(&options.sizes)?;
+        let plan = migrate::Plan::new(&pins, generation, &wanted, options.conversions)?;
+        let loaded = loader::load_as(&pins, &plan, &options.sizes, options.diagnostics);
+        if loaded.is_err() {
+            // What an earlier agent left is as it was.
+            pins.remove_aside()?;
+        }
+        let mut ebpf = loaded?;
+        // Known before they are used. Where that fails the watchdog says so and tries again; but maps are exchanged only
+        // if the next agent can tell which of them the programs use.
+        match loader::pin_programs(&mut ebpf, &pins, generation) {
+            Err(error) if plan.changes_nothing() => {
+                tracing::warn!(error = %Chain(&error), "programs not pinned");
+            }
+            pinned => pinned?,
+        }
+        let migration = plan.begin(&pins)?;
         let maps = Maps::take(&mut ebpf, &pins)?;
         // Zeroes, which enforce, if no agent was here before.
         let left = maps.config.get(&0, 0).ok();
@@ -175,11 +202,20 @@ impl Datapath {
             attempt_window: ATTEMPT_WINDOW,
             adopt_until: left(|config| config.adopt_until),
         };
+        let left_mask = left(|config| config.mark_mask.into()) as u32;
+        if migration.is_carrying("CONFIG") && mask::is_another(left_mask, options.mark_mask) {
+            return Err(DatapathError::MarkInUse { old: left_mask, new: options.mark_mask });
+        }
         let host = adopted_host(&maps);
         let slots = Slots::new(layout, &host.slots);
-        let attachments = Attachments::new(via, pins.clone());
+        // Programs that know no policy deny everything; those of an earlier agent know the last one.
+        let hold = migrate::WRITTEN.into_iter().any(|name| migration.is_empty(name));
+        let attachments = Attachments::new(via, pins.clone(), programs, hold);
         let mut datapath = Self {
-            watchdog: Watchdog::new(&pins).map_err(DatapathError::Reopen)?,
+            watchdog: Watchdog::new(&pins, &mut ebpf, generation).map_err(DatapathError::Reopen)?,
+            migration,
+            generation,
+            findings,
             lock,
             ebpf,
             maps,
@@ -194,9 +230,30 @@ impl Datapath {
             filling: Arc::default(),
             entries: None,
         };
-        // Before any program runs: without settings every packet is dropped.
-        datapath.write_config()?;
+        datapath.begin(left_mask)?;
         Ok(datapath)
+    }
+
+    /// Puts the settings into force: without them every packet is dropped.
+    fn begin(&mut self, mask: u32) -> Result<(), DatapathError> {
+        let lost = |name| self.migration.is_empty(name);
+        if lost("CONFIG") {
+            // Flows of an earlier agent must not be taken for ones that the first policy of this one has allowed.
+            let flows = self.maps.flows.iter().chain(self.maps.flows_opening.iter());
+            let revisions = flows.filter_map(Result::ok).map(|(_, entry)| entry.revision);
+            self.config.revision = revisions.max().unwrap_or(0);
+        } else if lost("FLOWS") && self.config.revision != 0 && !self.adopt.is_zero() {
+            // What was open then is taken over as at the very first start.
+            self.config.adopt_until = revision::adopt_until(self.adopt);
+            tracing::warn!(
+                seconds = self.adopt.as_secs(),
+                "no flows are known: open connections are taken over anew"
+            );
+        }
+        if mask::is_another(mask, self.config.mark_mask) {
+            return self.change_mask(mask);
+        }
+        self.write_config()
     }
 
     #[must_use]
@@ -232,6 +289,12 @@ impl Datapath {
         Events::new(maps::take_events(&mut self.ebpf)?).map_err(DatapathError::Events)
     }
 
+    /// Streams that programs of an earlier agent may still write to.
+    pub fn old_events(&self) -> Result<Vec<Events>, DatapathError> {
+        let open = |path: &PathBuf| Events::new(maps::open_events(path)?).map_err(DatapathError::Events);
+        self.migration.drained().iter().map(open).collect()
+    }
+
     /// What the programs log; once, and only with `Options::diagnostics`.
     pub fn take_diagnostics(&mut self) -> Option<Diagnostics> {
         loader::diagnostics(&mut self.ebpf).map(Diagnostics::new)
@@ -239,7 +302,7 @@ impl Datapath {
 
     /// A reader of the counters, independent of this value.
     pub fn counters(&self) -> Result<Counters, DatapathError> {
-        Ok(Counters::open(&self.pins, Arc::clone(&self.filling))?)
+        Ok(Counters::open(&self.pins, self.migration.counters(), Arc::clone(&self.filling))?)
     }
 
     /// Instructions that the verifier walked through, by program.
@@ -255,12 +318,14 @@ impl Datapath {
     pub fn attach(&mut self, snapshot: &Snapshot, complete: bool) -> Vec<AttachError> {
         let places = plan::places(snapshot, &self.uplinks);
         let mut errors = Vec::new();
+        // Before and after: what the programs that are about to go write in between is not lost.
+        self.migration.catch_up();
         for &(interface, hook) in &places {
             // What is not known to be a port or a bridge may still turn out to be one.
             if !complete && Hook::OF_UPLINK.contains(&hook) {
                 continue;
             }
-            if !self.attachments.is_attached(interface.ifindex, hook)
+            if !self.attachments.is_current(interface.ifindex, hook)
                 && let Err(error) = self.attachments.attach(&mut self.ebpf, interface, hook)
             {
                 if attach::interface_index(&interface.name) == Some(interface.ifindex) {
@@ -276,12 +341,54 @@ impl Datapath {
             self.attachments.retain(&wanted);
             errors.extend(self.attachments.sweep(&wanted).err());
         }
+        self.migration.catch_up();
+        if complete && errors.is_empty() && !self.attachments.is_deferring() {
+            self.retire();
+        }
         errors
+    }
+
+    /// Whether programs of an earlier agent stay on their hooks until this one's know the policy.
+    #[must_use]
+    pub fn is_deferring(&self) -> bool {
+        self.attachments.is_deferring()
+    }
+
+    /// Ends what earlier agents left: none of their programs is on a hook any more.
+    fn retire(&mut self) {
+        if let Err(error) = self.migration.finish(&self.pins) {
+            tracing::warn!(error = %Chain(&error), "counters of an earlier agent not settled, tried again later");
+            return;
+        }
+        for generation in self.pins.program_sets() {
+            if generation < self.generation
+                && let Err(error) = heritage::remove_set(&self.pins.program_set(generation))
+            {
+                tracing::warn!(error = %Chain(&error), "programs of an earlier agent stay pinned");
+            }
+        }
+        for layout in self.pins.other_layouts() {
+            layout.remove_rest();
+        }
     }
 
     /// Looks whether somebody took programs or pins away, and puts them back.
     pub fn watch(&mut self) -> Vec<Finding> {
-        self.watchdog.look(&mut self.ebpf, &mut self.attachments, &self.pins, &mut self.lock)
+        let mut findings = std::mem::take(&mut self.findings);
+        findings.extend(self.attachments.take_findings());
+        findings.extend(self.watchdog.look(
+            &mut self.ebpf,
+            &mut self.attachments,
+            &self.pins,
+            &mut self.lock,
+        ));
+        findings
+    }
+
+    /// What lies in the pin directory and is nobody's that is known.
+    #[must_use]
+    pub fn strangers(&self) -> Vec<PathBuf> {
+        self.pins.strangers()
     }
 
     /// Brings maps to the state that a snapshot and its resolved policy call for.
@@ -324,6 +431,7 @@ impl Datapath {
         ] {
             self.filling.set(map, count);
         }
+        self.attachments.hold = false;
         Ok(moved)
     }
 

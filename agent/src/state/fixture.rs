@@ -184,6 +184,7 @@ pub(crate) fn state() -> AgentState {
         },
         reload: ReloadState { successful: true, last_success: STARTED_AT, last_error: None },
         interference: Interference::default(),
+        strangers: Vec::new(),
         ready: true,
         started_at: STARTED_AT,
     }
