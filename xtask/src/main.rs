@@ -1,4 +1,4 @@
-//! Development commands of Portcullis: `setup`, `build`, `demo`, `test`, `fuzz`, `vm`, `bench`, `mutants` and `tidy`. The
+//! Development commands of Portcullis: `setup`, `build`, `demo`, `test`, `fuzz`, `bench`, `mutants` and `tidy`. The
 //! one engine behind the README's two commands and behind CI.
 #![expect(clippy::print_stdout, reason = "what these commands have to say is for the terminal")]
 
@@ -10,7 +10,6 @@ mod mutants;
 mod setup;
 mod test;
 mod tidy;
-mod vm;
 
 use std::process::ExitCode;
 
@@ -36,8 +35,6 @@ enum Command {
     Test(test::Arguments),
     /// Send hostile frames between namespaces and look who gets them, for as long as there is time
     Fuzz(fuzz::Arguments),
-    /// Run the tests that ask a kernel on older kernels of Debian, emulated
-    Vm(vm::Arguments),
     /// Measure what enforcement costs
     Bench(bench::Arguments),
     /// Break the shared crate in every small way and see whether its tests notice
@@ -53,7 +50,6 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
-        Command::Vm(arguments) => vm::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Tidy => tidy::run(),

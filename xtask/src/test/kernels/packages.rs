@@ -19,6 +19,20 @@ pub(super) struct Kernel {
     pub(super) modules: PathBuf,
 }
 
+impl Kernel {
+    /// `5.10` of `5.10.0-46-cloud-amd64`.
+    pub(super) fn line(&self) -> String {
+        let (major, minor) = self.version();
+        format!("{major}.{minor}")
+    }
+
+    /// The same as numbers.
+    pub(super) fn version(&self) -> (u32, u32) {
+        let numbers = numbers(&self.release);
+        (numbers.first().copied().unwrap_or(0), numbers.get(1).copied().unwrap_or(0))
+    }
+}
+
 /// The archives, by the label that their release files carry.
 const MAIN: &str = "Debian";
 const SECURITY: &str = "Debian-Security";
@@ -44,7 +58,7 @@ pub(super) fn fetch(folder: &Path, version: &str) -> Result<Kernel> {
     if !is_version(version) {
         bail!("`{version}` is not a kernel line such as `5.10`");
     }
-    println!("vm: fetching a kernel {version} of Debian");
+    println!("fetching a kernel {version} of Debian");
     let apt = Apt::prepare(&folder.join("apt"), suites(version))?;
     run(apt.command("apt-get").args(["update", "-qq"]))?;
     let names = run(apt.command("apt-cache").args(["search", "--names-only", "cloud-amd64$"]))?;
@@ -54,7 +68,7 @@ pub(super) fn fetch(folder: &Path, version: &str) -> Result<Kernel> {
     fs::create_dir_all(&packages)?;
     let mut wanted = parts(&run(apt.command("apt-cache").args(["show", "--no-all-versions", &package]))?);
     wanted.push(package);
-    println!("vm: downloading {}", wanted.join(" "));
+    println!("downloading {}", wanted.join(" "));
     run(apt.command("apt-get").args(["download", "-qq"]).args(&wanted).current_dir(&packages))?;
     for entry in fs::read_dir(&packages)?.filter_map(Result::ok) {
         run(Command::new("dpkg-deb").arg("-x").arg(entry.path()).arg(&root))?;
