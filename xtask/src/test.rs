@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     only: Vec<String>,
     #[command(flatten)]
-    kernels: kernels::Arguments,
+    kernels: kernels::Guests,
 }
 
 /// Runs the command.

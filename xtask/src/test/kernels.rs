@@ -30,7 +30,7 @@ const USUAL: [&str; 3] = ["5.10", "6.1", "6.12"];
 
 /// Which kernels, and what to run on them.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct Guests {
     /// Run only the tests in guests, with these kernel lines of Debian, such as 5.10,6.1,6.12
     #[arg(long = "kernel", value_name = "KERNELS", value_delimiter = ',', conflicts_with_all = ["fast", "only"])]
     lines: Vec<String>,
@@ -48,7 +48,7 @@ pub(super) struct Arguments {
     record: bool,
 }
 
-impl Arguments {
+impl Guests {
     /// Whether nothing but guests is wanted.
     pub(super) fn alone(&self) -> bool {
         !self.lines.is_empty() || self.record
@@ -78,7 +78,7 @@ struct Choice<'a> {
 }
 
 /// Boots every kernel, and counts what the tests inside said.
-pub(super) fn run(arguments: &Arguments) -> Result<Tally> {
+pub(super) fn run(arguments: &Guests) -> Result<Tally> {
     if !cfg!(target_arch = "x86_64") {
         bail!("the guests are x86-64 machines, and what runs in them is built here");
     }

@@ -125,7 +125,7 @@ const fn stage(name: &'static str, what: &'static str, work: Work) -> Stage {
 
 impl Stage {
     /// Runs it and lets cargo's own output through.
-    pub(super) fn run(&self, kernels: &kernels::Arguments) -> Result<Tally> {
+    pub(super) fn run(&self, kernels: &kernels::Guests) -> Result<Tally> {
         if self.privileged
             && let Some(missing) = missing()
         {

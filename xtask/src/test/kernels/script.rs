@@ -13,7 +13,6 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mount -t bpf bpf /sys/fs/bpf
-mount -t tmpfs tmp /tmp
 ip link set lo up
 . \"/vm/$(uname -r).sh\"
 echo
