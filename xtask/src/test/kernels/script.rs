@@ -39,8 +39,14 @@ run() {{
     for Built { program, .. } in built {
         let mut arguments = String::new();
         for (tests, why) in program.left_out(kernel) {
-            script.push_str(&format!("echo \"guest: {} leaves out {tests}: {why}\"\n", program.name));
+            let (name, tests) = (program.name, if tests.is_empty() { "everything" } else { tests });
+            // Quoted by the double quotes of a shell, where nothing else may be run.
+            let why = why.replace('`', "'");
+            script.push_str(&format!("echo \"guest: {name} leaves out {tests}: {why}\"\n"));
             arguments.push_str(&format!(" --skip {tests}"));
+        }
+        if !program.runs_on(kernel) {
+            continue;
         }
         for (name, value) in program.settings {
             script.push_str(&format!("export {name}={value}\n"));

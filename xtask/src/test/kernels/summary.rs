@@ -47,7 +47,8 @@ impl Summary {
             } else if let Some((name, result)) =
                 line.strip_prefix("test ").and_then(|line| line.split_once(" ... "))
             {
-                if !result.ends_with("ok") {
+                // Between the dots and the result a test may have said something past the harness.
+                if result.ends_with("FAILED") {
                     summary.failed.push(name.to_owned());
                 }
             } else if let Some(attached) = line.strip_prefix("attached ") {
