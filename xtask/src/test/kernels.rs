@@ -60,11 +60,12 @@ impl Guests {
 
     fn choice(&self) -> Choice<'_> {
         if self.record {
-            return Choice { programs: vec![record::PROGRAM], filter: Some(record::TEST) };
+            return Choice { programs: vec![record::PROGRAM], filter: Some(record::TEST), record: true };
         }
         Choice {
             programs: self.programs.iter().map(String::as_str).collect(),
             filter: self.filter.as_deref(),
+            record: false,
         }
     }
 }
@@ -75,6 +76,8 @@ struct Choice<'a> {
     /// All, if there are none.
     programs: Vec<&'a str>,
     filter: Option<&'a str>,
+    /// The tests are to count instructions and not to compare them.
+    record: bool,
 }
 
 /// Boots every kernel, and counts what the tests inside said.
@@ -86,7 +89,7 @@ pub(super) fn run(arguments: &Guests) -> Result<Tally> {
     let kernels = fetch(&arguments.lines())?;
     let choice = arguments.choice();
     let built = programs::build(&choice)?;
-    let image = image::write(&kernels, &built, choice.filter)?;
+    let image = image::write(&kernels, &built, &choice)?;
     let limit = Duration::from_secs(arguments.limit);
     // Side by side, though they may be more than the processors: the tests wait as much as they work.
     let summaries = thread::scope(|scope| {

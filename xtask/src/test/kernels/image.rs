@@ -13,7 +13,7 @@ use lab::tools::{self, repository};
 use super::archive::Archive;
 use super::packages::Kernel;
 use super::programs::Built;
-use super::{modules, script};
+use super::{Choice, modules, script};
 
 /// Programs that come along with their libraries, because busybox has none of that name or one that knows too little.
 const TOOLS: [&str; 7] = ["ip", "tc", "bridge", "nft", "setpriv", "unshare", "nsenter"];
@@ -22,7 +22,7 @@ const FILES: [&str; 3] = ["policies", "tests/scenarios", "tests/verified-instruc
 const FOLDERS: [&str; 8] = ["/proc", "/sys", "/dev", "/tmp", "/run/netns", "/etc", "/var/lib", "/var/tmp"];
 
 /// Writes it and says where it is.
-pub(super) fn write(kernels: &[Kernel], built: &[Built], filter: Option<&str>) -> Result<PathBuf> {
+pub(super) fn write(kernels: &[Kernel], built: &[Built], choice: &Choice) -> Result<PathBuf> {
     let mut archive = Archive::default();
     archive.console();
     for folder in FOLDERS {
@@ -64,7 +64,7 @@ pub(super) fn write(kernels: &[Kernel], built: &[Built], filter: Option<&str>) -
         let names: Vec<&str> = modules.iter().map(|module| module.name.as_str()).collect();
         archive.file(
             &format!("/vm/{}.sh", kernel.release),
-            script::of_kernel(kernel, &names, built, filter).as_bytes(),
+            script::of_kernel(kernel, &names, built, choice).as_bytes(),
         );
     }
     archive.file("/init", script::INIT.as_bytes());

@@ -1,5 +1,6 @@
 //! What a guest does: its first program, and the part of each kernel.
 
+use super::Choice;
 use super::packages::Kernel;
 use super::programs::Built;
 
@@ -21,7 +22,7 @@ poweroff -f
 ";
 
 /// Loads its modules and runs the tests, each program with what is left out on this kernel left out.
-pub(super) fn of_kernel(kernel: &Kernel, modules: &[&str], built: &[Built], filter: Option<&str>) -> String {
+pub(super) fn of_kernel(kernel: &Kernel, modules: &[&str], built: &[Built], choice: &Choice) -> String {
     let mut script = format!(
         "export PORTCULLIS_REPORT=/report PORTCULLIS_PATIENCE={PATIENCE}
 for module in {}; do insmod \"/modules/{}/$module.ko\" || echo \"guest: no module $module\"; done
@@ -36,6 +37,9 @@ run() {{
         modules.join(" "),
         kernel.release,
     );
+    if choice.record {
+        script.push_str("export PORTCULLIS_RECORD=1\n");
+    }
     for Built { program, .. } in built {
         let mut arguments = String::new();
         for (tests, why) in program.left_out(kernel) {
@@ -51,7 +55,7 @@ run() {{
         for (name, value) in program.settings {
             script.push_str(&format!("export {name}={value}\n"));
         }
-        let filter = filter.unwrap_or_default();
+        let filter = choice.filter.unwrap_or_default();
         script.push_str(&format!("run {}{arguments} {filter}\n", program.name));
     }
     script
