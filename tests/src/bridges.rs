@@ -13,7 +13,7 @@ use lab::process::run;
 use rustix::net::SendFlags;
 
 use crate::flood::Flood;
-use crate::frames::packet_socket;
+use crate::frames::{fold, packet_socket, sum};
 use crate::watch::Watch;
 
 /// What is sent: a datagram with a size that no other has.
@@ -260,8 +260,12 @@ fn tagged_frame(tags: u32, size: u32) -> Result<Vec<u8>> {
     let data = usize::try_from(size)?;
     let total = u16::try_from(28 + data)?.to_be_bytes();
     let length = u16::try_from(8 + data)?.to_be_bytes();
-    frame.extend([0x08, 0x00, 0x45, 0, total[0], total[1], 0, 0, 0, 0, 64, 17, 0, 0]);
-    frame.extend([198, 18, 1, 11, 198, 18, 1, 12]);
+    let mut header = [0x45, 0, total[0], total[1], 0, 0, 0, 0, 64, 17, 0, 0, 198, 18, 1, 11, 198, 18, 1, 12];
+    // A bridge that asks netfilter drops headers without it.
+    let checksum = !fold(sum(&header));
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+    frame.extend([0x08, 0x00]);
+    frame.extend(header);
     frame.extend([0x27, 0x0f, 0x27, 0x0f, length[0], length[1], 0, 0]);
     frame.resize(frame.len() + data, 0);
     Ok(frame)

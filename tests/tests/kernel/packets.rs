@@ -102,7 +102,10 @@ fn a_dropped_frame_moves_no_address() {
     prepare().unwrap();
     let bridges = Bridges::build().unwrap();
     let watch = Watch::new().unwrap();
-    watch.note(&bridges.host, "a1", Way::Ingress).unwrap();
+    watch.note(&bridges.host, "a2", Way::Egress).unwrap();
+    // From here on the ports forward.
+    let sent = Sent { to: bridges.address("a2", 4).unwrap(), size: 525, mark: None };
+    bridges.send_until_noted(&watch, "a1", &sent).unwrap();
     let forged = "02:00:00:00:00:63";
     let known = || bridges.forwarding_table().unwrap().contains(forged);
     watch.first(&bridges.host, "a1", Way::Ingress, DROP).unwrap();
@@ -112,8 +115,11 @@ fn a_dropped_frame_moves_no_address() {
     std::thread::sleep(Duration::from_millis(100));
     assert!(!known(), "learned from a dropped frame");
     watch.first(&bridges.host, "a1", Way::Ingress, NEXT).unwrap();
-    bridges.send_forged("a1", 0x63, 530).unwrap();
-    wait_for("the forged address", Duration::from_secs(5), || Ok(known().then_some(()))).unwrap();
+    wait_for("the forged address", Duration::from_secs(5), || {
+        bridges.send_forged("a1", 0x63, 530)?;
+        Ok(known().then_some(()))
+    })
+    .unwrap();
 }
 
 /// Of a frame sent out of a ring only the Ethernet header may lie in the first piece of memory; what comes behind it
@@ -123,7 +129,7 @@ fn what_lies_elsewhere_in_memory_is_read() {
     prepare().unwrap();
     let bridges = Bridges::build().unwrap();
     let watch = Watch::new().unwrap();
-    watch.measure(&bridges.host, "a2", Way::Egress).unwrap();
+    watch.measure(&bridges.host, "a1", Way::Ingress).unwrap();
     let mut sender = Sender::open(&bridges.path("a1"), "eth0").unwrap();
     for (way, size, linear) in [(Sending::Message, 540_u32, 14 + 28 + 540), (Sending::Ring, 550, 14)] {
         let bytes = bridges.frame(0, size).unwrap();
