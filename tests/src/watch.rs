@@ -115,7 +115,8 @@ impl Watch {
 }
 
 fn noting(map: i32) -> Vec<Instruction> {
-    let mut program = vec![(bpf::MOVE, 6, 1, 0, 0), (bpf::LOAD_32, 1, 6, 0, 0), (bpf::STORE_32, 10, 1, -4, 0)];
+    let mut program =
+        vec![(bpf::MOVE, 6, 1, 0, 0), (bpf::LOAD_32, 1, 6, 0, 0), (bpf::STORE_32, 10, 1, -4, 0)];
     for (place, field) in (-20..).step_by(4).zip(FIELDS) {
         program.extend([(bpf::LOAD_32, 1, 6, field, 0), (bpf::STORE_32, 10, 1, place, 0)]);
     }
@@ -165,7 +166,8 @@ fn kept(map: i32) -> [Instruction; 8] {
 }
 
 fn marking(mark: u32) -> Vec<Instruction> {
-    let mut program = vec![(bpf::MOVE_NUMBER_32, 2, 0, 0, mark.cast_signed()), (bpf::STORE_32, 1, 2, MARK, 0)];
+    let mut program =
+        vec![(bpf::MOVE_NUMBER_32, 2, 0, 0, mark.cast_signed()), (bpf::STORE_32, 1, 2, MARK, 0)];
     program.extend(GO_ON);
     program
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use integration_tests::daemon::{Daemon, Refusal, files_below};
 use integration_tests::flood::Flood;
-use integration_tests::sabotage::{self, NEXT, PASS, Way};
 use integration_tests::has_tcx;
+use integration_tests::sabotage::{self, NEXT, PASS, Way};
 use integration_tests::small_lab::SmallLab;
 use lab::patience::patient;
 

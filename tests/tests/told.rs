@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use integration_tests::{ATTEMPTS, has_tcx};
 use integration_tests::daemon::{Daemon, SOON};
 use integration_tests::small_lab::{CLOSED_UDP, POLICY, SmallLab, answers};
+use integration_tests::{ATTEMPTS, has_tcx};
 use lab::interrupt::wait_for;
 use lab::observed::sum;
 use serde_json::Value;

@@ -62,9 +62,8 @@ fn tcx_is_asked_before_filters_or_is_not_there() {
     prepare().unwrap();
     let bridges = Bridges::build().unwrap();
     let index = bridges.index("a2").unwrap();
-    let attach = |returns| {
-        sabotage::get_before(&bridges.host, index, Hook::Egress, &bpf::returning(returns).unwrap())
-    };
+    let attach =
+        |returns| sabotage::get_before(&bridges.host, index, Hook::Egress, &bpf::returning(returns).unwrap());
     if !has_tcx() {
         assert!(attach(NEXT).is_err(), "TCX is there: `kernel::probe` should know");
         return;
@@ -73,10 +72,13 @@ fn tcx_is_asked_before_filters_or_is_not_there() {
     let receiver = receiver(&bridges);
     // A filter of the first priority that would let everything past the noting one.
     watch.note(&bridges.host, "a2", Way::Egress).unwrap();
-    for (size, (returns, asked, arrives)) in (640..)
-        .step_by(10)
-        .zip([(NEXT, true, true), (DROP, false, false), (PASS, false, true), (3, true, true), (100, true, true)])
-    {
+    for (size, (returns, asked, arrives)) in (640..).step_by(10).zip([
+        (NEXT, true, true),
+        (DROP, false, false),
+        (PASS, false, true),
+        (3, true, true),
+        (100, true, true),
+    ]) {
         let _link = attach(returns).unwrap();
         assert_eq!(outcome(&bridges, &watch, &receiver, size), (asked, arrives), "{returns}");
     }

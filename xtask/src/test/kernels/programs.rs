@@ -206,7 +206,8 @@ mod tests {
         ];
         let program = Program { share: Share::Without(&LEFT), ..all("x") };
         let left = |release: &str| -> Vec<_> {
-            let kernel = Kernel { release: release.to_owned(), image: PathBuf::new(), modules: PathBuf::new() };
+            let kernel =
+                Kernel { release: release.to_owned(), image: PathBuf::new(), modules: PathBuf::new() };
             program.left_out(&kernel).map(|(tests, _)| tests).collect()
         };
         assert_eq!(left("6.1.0-56-cloud-amd64"), ["always", "old"]);

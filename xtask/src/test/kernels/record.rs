@@ -23,7 +23,8 @@ type Record = BTreeMap<String, BTreeMap<String, u32>>;
 pub(super) fn write(kernels: &[Kernel], summaries: &[Summary]) -> Result<()> {
     let path = repository().join(FILE);
     let text = fs::read_to_string(&path).with_context(|| format!("failed to read `{FILE}`"))?;
-    let mut record: Record = serde_json::from_str(&text).with_context(|| format!("`{FILE}` is not a record"))?;
+    let mut record: Record =
+        serde_json::from_str(&text).with_context(|| format!("`{FILE}` is not a record"))?;
     for (kernel, summary) in kernels.iter().zip(summaries) {
         record.insert(kernel.line(), summary.programs.clone());
     }
