@@ -121,11 +121,11 @@ pub(crate) struct Ran {
 /// The town on loaded programs. What tests with the usual options have left is taken by the next one: the verifier
 /// takes a second for all programs, and many where a kernel is emulated.
 pub(crate) struct Bench {
-    loaded: Option<Box<Loaded>>,
+    loaded: Option<Loaded>,
     usual: bool,
 }
 
-static IDLE: Mutex<Vec<Box<Loaded>>> = Mutex::new(Vec::new());
+static IDLE: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
 
 impl Bench {
     /// The town under its policy.
@@ -136,14 +136,14 @@ impl Bench {
     /// The town under another policy.
     pub(crate) fn under(policy: &str) -> Self {
         let idle = IDLE.lock().unwrap().pop();
-        let mut loaded = idle.unwrap_or_else(|| Box::new(Loaded::start(|_| {})));
+        let mut loaded = idle.unwrap_or_else(|| Loaded::start(|_| {}));
         loaded.apply(policy);
         Self { loaded: Some(loaded), usual: true }
     }
 
     /// The town under another policy and with other options.
     pub(crate) fn with(policy: &str, change: impl FnOnce(&mut Options)) -> Self {
-        let mut loaded = Box::new(Loaded::start(change));
+        let mut loaded = Loaded::start(change);
         loaded.apply(policy);
         Self { loaded: Some(loaded), usual: false }
     }
