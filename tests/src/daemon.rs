@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use lab::interrupt::wait_for;
 use lab::netns::Netns;
 use lab::observed::{self, Event, Sample, sum};
+use lab::patience::patient;
 use lab::process::{shown, stop_child};
 use lab::scratch::Scratch;
 use rustix::process::{Pid, Signal, kill_process};
@@ -185,7 +186,7 @@ impl Refusal {
         let name = shown(command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("failed to start `{name}`"))?;
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + patient(SOON);
         while child.try_wait()?.is_none() {
             if Instant::now() > deadline {
                 stop_child(&mut child, Duration::from_secs(5));

@@ -14,6 +14,7 @@ pub mod bpffs;
 pub mod packet;
 
 pub mod attached;
+pub mod bpf;
 pub mod bridges;
 pub mod scan;
 pub mod validators;
@@ -33,6 +34,12 @@ use lab::{interrupt, sweep};
 
 /// The metric that counts denied attempts.
 pub const ATTEMPTS: &str = "portcullis_denied_connection_attempts_total";
+
+/// Whether this kernel has TCX; if not, programs are attached by clsact.
+#[must_use]
+pub fn has_tcx() -> bool {
+    matches!(portcullis::datapath::kernel::probe(), Ok(portcullis::datapath::attach::Via::Tcx))
+}
 
 static LAB: Mutex<Option<DockerLab>> = Mutex::new(None);
 

@@ -3,13 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
 use std::fs;
+use std::io::{Write, stderr};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use agent_common::verdict::Hook;
 use aya::maps::{MapData, MapInfo};
 use integration_tests::bpffs::Bpffs;
-use integration_tests::prepare;
+use integration_tests::verifier::{self, Change};
+use integration_tests::{prepare, report};
 use portcullis::datapath::pins::{PinError, Pins};
 use portcullis::datapath::{Datapath, DatapathError, Options, loader, maps};
 
@@ -38,16 +40,43 @@ fn chain(error: &dyn std::error::Error) -> String {
         .join(": ")
 }
 
+/// `PORTCULLIS_RECORD` is set while the record is made anew, by `cargo xtask test --record`.
 #[test]
-fn every_program_passes_the_verifier_within_bounds() {
-    let bpffs = bpffs();
-    let mut datapath = Datapath::open(&Options::new(bpffs.pins())).unwrap();
-    let counts = datapath.verified_instructions().unwrap();
+fn every_program_passes_the_verifier_within_what_is_recorded() {
+    prepare().unwrap();
+    let counts = verifier::walk().unwrap();
     assert_eq!(counts.iter().map(|(name, _)| *name).collect::<Vec<_>>(), Hook::ALL.map(Hook::name));
-    for (program, count) in counts {
-        eprintln!("{program}: {count} instructions verified, built by {}", loader::BPF_TOOLCHAIN);
-        assert!((1..MOST_INSTRUCTIONS).contains(&count), "`{program}`: {count} instructions");
+    for (program, count) in &counts {
+        report(&format!("program {program} {count}")).unwrap();
+        assert!((1..MOST_INSTRUCTIONS).contains(count), "`{program}`: {count} instructions");
     }
+    if std::env::var_os("PORTCULLIS_RECORD").is_some() {
+        return;
+    }
+    let Some(recorded) = verifier::recorded().unwrap() else {
+        say(&format!("no record of this kernel: {counts:?}, built by {}", loader::BPF_TOOLCHAIN));
+        return;
+    };
+    let mut grown = Vec::new();
+    for (program, count) in counts {
+        let before = recorded.get(program).copied().unwrap_or_else(|| panic!("`{program}` is not recorded"));
+        let line = format!("`{program}`: {count} instructions verified, {before} recorded");
+        match verifier::change(before, count) {
+            Change::Grown => grown.push(line),
+            Change::Shrunk => say(&format!("{line}: `cargo xtask test --record` would bring it up to date")),
+            Change::None => {}
+        }
+    }
+    assert!(
+        grown.is_empty(),
+        "grown by more than a fifth; if that is worth it, `cargo xtask test --record`:\n{}",
+        grown.join("\n")
+    );
+}
+
+/// Past the test harness, which shows what is printed only if the test fails.
+fn say(line: &str) {
+    stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
 #[test]

@@ -12,7 +12,6 @@ mod mutants;
 mod setup;
 mod test;
 mod tidy;
-mod vm;
 
 use std::process::ExitCode;
 
@@ -40,8 +39,6 @@ enum Command {
     Engines(engines::Arguments),
     /// Send hostile frames between namespaces and look who gets them, for as long as there is time
     Fuzz(fuzz::Arguments),
-    /// Run the tests that ask a kernel on older kernels of Debian, emulated
-    Vm(vm::Arguments),
     /// Make the packages, the container image and what belongs to them
     Dist(dist::Arguments),
     /// Measure what enforcement costs
@@ -60,7 +57,6 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Engines(arguments) => engines::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
-        Command::Vm(arguments) => vm::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),

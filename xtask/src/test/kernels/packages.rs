@@ -18,6 +18,20 @@ pub(super) struct Kernel {
     pub(super) modules: PathBuf,
 }
 
+impl Kernel {
+    /// `5.10` of `5.10.0-46-cloud-amd64`.
+    pub(super) fn line(&self) -> String {
+        let (major, minor) = self.version();
+        format!("{major}.{minor}")
+    }
+
+    /// The same as numbers.
+    pub(super) fn version(&self) -> (u32, u32) {
+        let numbers = numbers(&self.release);
+        (numbers.first().copied().unwrap_or(0), numbers.get(1).copied().unwrap_or(0))
+    }
+}
+
 /// Where Debian has a kernel line, archive and suite.
 fn suites(version: &str) -> &'static [(&'static str, &'static str)] {
     match version {
@@ -37,7 +51,7 @@ pub(super) fn fetch(folder: &Path, version: &str) -> Result<Kernel> {
     if !is_version(version) {
         bail!("`{version}` is not a kernel line such as `5.10`");
     }
-    println!("vm: fetching a kernel {version} of Debian");
+    println!("fetching a kernel {version} of Debian");
     let apt = Apt::prepare(&folder.join("apt"), suites(version))?;
     apt.update()?;
     let names = run(apt.command("apt-cache").args(["search", "--names-only", "cloud-amd64$"]))?;
@@ -45,7 +59,7 @@ pub(super) fn fetch(folder: &Path, version: &str) -> Result<Kernel> {
         newest(&names, version).with_context(|| format!("Debian's suites have no cloud kernel {version}"))?;
     let mut wanted = parts(&run(apt.command("apt-cache").args(["show", "--no-all-versions", &package]))?);
     wanted.push(package);
-    println!("vm: downloading {}", wanted.join(" "));
+    println!("downloading {}", wanted.join(" "));
     apt.unpack(&wanted, &root)?;
     unpacked(&root).with_context(|| format!("no kernel in the packages below `{}`", root.display()))
 }

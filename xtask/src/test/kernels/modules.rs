@@ -7,7 +7,16 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 /// What the tests need; what is built into a kernel has no file.
-const NEEDED: [&str; 4] = ["bridge", "veth", "sch_ingress", "cls_bpf"];
+const NEEDED: [&str; 8] = [
+    "bridge",
+    "veth",
+    "sch_ingress",
+    "cls_bpf",
+    "nf_tables",
+    "nft_meta_bridge",
+    "nft_counter",
+    "nf_tables_set",
+];
 
 /// A module and its contents.
 pub(super) struct Module {
