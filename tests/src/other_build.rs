@@ -10,8 +10,10 @@ use anyhow::{Context, Result, bail};
 /// ELF, 64 bits, little endian.
 const MAGIC: [u8; 6] = [0x7f, b'E', b'L', b'F', 2, 1];
 const MACHINE_BPF: u64 = 247;
-const PROGBITS: u64 = 1;
-const EXECUTABLE: u64 = 4;
+/// A section of symbols, its entries' size, and a symbol that is a function.
+const SYMBOLS: u64 = 2;
+const SYMBOL: usize = 24;
+const FUNCTION: u64 = 2;
 /// The codes of `r = number` for all 64 bits, and for the lower 32, which clears the upper ones.
 const MOVE_64: u8 = 0xb7;
 const MOVE_32: u8 = 0xb4;
@@ -39,21 +41,24 @@ pub fn write(agent: &Path, to: &Path) -> Result<usize> {
     Ok(changed)
 }
 
-/// Offset within the object, and size, of each section that holds a program.
+/// Offset within the object, and size, of each program.
 fn programs(binary: &[u8], object: usize) -> Vec<(usize, usize)> {
-    let (table, entry, count) = (
-        number(binary, object + 40, 8) as usize,
-        number(binary, object + 58, 2) as usize,
-        number(binary, object + 60, 2) as usize,
-    );
-    (0..count)
-        .map(|index| object + table + index * entry)
-        .filter(|&header| {
-            number(binary, header + 4, 4) == PROGBITS
-                && number(binary, header + 8, 8) & EXECUTABLE != 0
-                && number(binary, header + 32, 8) > 0
+    let header = |index: u64| {
+        let (table, entry) = (number(binary, object + 40, 8), number(binary, object + 58, 2));
+        object + (table + index * entry) as usize
+    };
+    let sections = (0..number(binary, object + 60, 2)).map(header);
+    let symbols = sections.filter(|&section| number(binary, section + 4, 4) == SYMBOLS).flat_map(|section| {
+        let (offset, size) = (number(binary, section + 24, 8), number(binary, section + 32, 8));
+        (0..size as usize / SYMBOL).map(move |index| object + offset as usize + index * SYMBOL)
+    });
+    symbols
+        .filter(|&symbol| number(binary, symbol + 4, 1) & 0xf == FUNCTION)
+        .map(|symbol| {
+            let section = header(number(binary, symbol + 6, 2));
+            let offset = number(binary, section + 24, 8) + number(binary, symbol + 8, 8);
+            (offset as usize, number(binary, symbol + 16, 8) as usize)
         })
-        .map(|header| (number(binary, header + 24, 8) as usize, number(binary, header + 32, 8) as usize))
         .collect()
 }
 
