@@ -164,6 +164,18 @@ impl SmallLab {
         Ok(self.members.get(name).with_context(|| format!("no member `{name}`"))?.address)
     }
 
+    /// A member's MAC address.
+    pub fn mac(&self, name: &str) -> Result<String> {
+        let mut members = MEMBERS.into_iter().zip(10_u8..);
+        let (_, number) = members.find(|(member, _)| member.0 == name).with_context(|| format!("no member `{name}`"))?;
+        Ok(mac(number))
+    }
+
+    /// A member's namespace.
+    pub fn netns(&self, name: &str) -> Result<&Netns> {
+        Ok(&self.members.get(name).with_context(|| format!("no member `{name}`"))?.netns)
+    }
+
     /// Where a member's sockets are made.
     pub fn place(&self, name: &str) -> Result<PathBuf> {
         if name == HOST {

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use lab::interrupt;
 
-
 pub mod conversations;
+pub mod ear;
 pub mod kill;
-
+pub mod newcomers;
 pub mod pinned;
-
+pub mod race;
 pub mod swap;
 
 /// So often a line says how far a trial is.

@@ -69,8 +69,9 @@ pub(super) fn names(by: By, snapshot: &Snapshot, entries: &Entries) -> Option<BT
         .map(|bridge| bridge.interface.ifindex)
         .collect();
     let outside = snapshot.ports.iter().filter(|port| !inside.contains(&port.bridge));
-    let elsewhere =
-        outside.map(|port| &port.interface).chain(snapshot.uplinks.iter().map(|uplink| &uplink.interface));
+    // Not what is no port yet: it may become one of a covered bridge while no agent looks.
+    let uplinks = snapshot.uplinks.iter().filter(|uplink| uplink.port);
+    let elsewhere = outside.map(|port| &port.interface).chain(uplinks.map(|uplink| &uplink.interface));
     Some(elsewhere.map(|interface| interface.name.clone()).collect())
 }
 

@@ -9,7 +9,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use agent_common::{
     config::{Config, DEFAULT_MARK_MASK, MarkLayout, Timeouts},
-    endpoint::Interface,
+    endpoint::{Interface, InterfaceKind},
     verdict::Hook,
 };
 use aya::{
@@ -218,7 +218,9 @@ impl Datapath {
     /// Whether the endpoint behind a port is known to the kernel.
     #[must_use]
     pub fn is_ready(&self, ifindex: u32) -> bool {
-        self.host.interfaces.contains_key(&ifindex)
+        // What has just become a port may be known as an uplink still.
+        let is_port = |interface: &Interface| interface.kind == InterfaceKind::Port as u8;
+        self.host.interfaces.get(&ifindex).is_some_and(is_port)
     }
 
     /// Endpoints that could not be made ready.
