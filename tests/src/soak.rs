@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use lab::interrupt;
 
+pub mod churn;
 pub mod conversations;
 pub mod ear;
 pub mod kill;

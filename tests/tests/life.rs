@@ -2,10 +2,14 @@
 //! policies that take each other's place. `cargo xtask soak` runs the same for as long as one likes.
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
+use std::fs;
 use std::time::Duration;
 
-use integration_tests::soak::{Extent, kill, race, swap};
+use integration_tests::daemon::SOON;
+use integration_tests::small_lab::{SmallLab, answers};
+use integration_tests::soak::{Extent, churn, kill, race, swap};
 use integration_tests::tell;
+use lab::interrupt::wait_for;
 
 fn killed_at_any_moment(name: &'static str, settings: &str) {
     let figures = kill::run(name, Extent::or(50).unwrap(), settings).unwrap();
@@ -57,4 +61,40 @@ fn race_nothing_arrives_before_the_policy() {
 fn race_with_the_backstop_newcomers_do_not_reach_each_other() {
     let figures = race("race-backstop", &["--backstop", "nft"]);
     assert_eq!(figures.between, 0, "two that are too new reached each other");
+}
+
+#[test]
+fn churn_leaves_no_rights_and_no_entries_behind() {
+    let extent = Extent::or(150).unwrap();
+    let figures = churn::run(extent).unwrap();
+    tell(&format!("churn: {figures}")).unwrap();
+    assert!(figures.entitled > 20, "only {} had rights", figures.entitled);
+    assert_eq!((figures.leaked, figures.refused), (0, 0), "wrong verdicts");
+    assert_eq!(figures.leftovers, Vec::<String>::new());
+    let [[before, after], [files_before, files_after]] = [figures.memory, figures.files.map(|count| count as u64)];
+    assert!(after < before + before / 10, "memory grew from {before} to {after} KiB");
+    assert!(files_after <= files_before, "open files grew from {files_before} to {files_after}");
+}
+
+/// The same interface is somebody else's from one moment to the next: a container that is renamed, a file that is
+/// corrected. What it had opened it had opened as another.
+#[test]
+fn a_port_that_changes_sides_loses_its_connections() {
+    let lab = SmallLab::start().unwrap();
+    let agent = lab.run(&[]).unwrap();
+    let mut open = lab.connect("web", "api", 8000).unwrap().unwrap();
+    let mut other = lab.connect("api", "db", 5432).unwrap().unwrap();
+    assert!(answers(&mut open) && answers(&mut other));
+    // The same services as before, so that no entry of the policy changes.
+    let swapped = lab
+        .inventory_text()
+        .replace("p-web, project: shop, service: web", "p-web")
+        .replace("p-stray", "p-stray, project: shop, service: web");
+    fs::write(lab.inventory(), swapped).unwrap();
+    wait_for("the other name", SOON, || Ok((agent.logged("inventory read") > 1).then_some(()))).unwrap();
+    // As long as the agent may take to act on it, many times over.
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!answers(&mut open), "a connection outlives the rights under which it was opened");
+    assert!(answers(&mut other), "somebody else's connection was cut");
+    assert!(!lab.reaches("web", "api", 8000).unwrap());
 }

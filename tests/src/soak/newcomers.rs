@@ -39,8 +39,7 @@ impl Newcomer {
     pub fn prepare(lab: &SmallLab, port: &str, address: Ipv4Addr, number: u16) -> Result<Self> {
         let netns = Netns::create()?;
         netns.sysctl("net/ipv6/conf/default/disable_ipv6=1")?;
-        let [high, low] = number.to_be_bytes();
-        let mac = format!("02:00:00:01:{high:02x}:{low:02x}");
+        let mac = Self::mac(number);
         let inside = netns.name();
         batch(
             lab.host(),
@@ -51,6 +50,18 @@ impl Newcomer {
         ears.set_nonblocking(true)?;
         let ifindex = ifindex(lab.host(), port)?;
         Ok(Self { port: port.to_owned(), address, mac, ifindex, netns, ears })
+    }
+
+    /// The MAC address of the one with this number.
+    #[must_use]
+    pub fn mac(number: u16) -> String {
+        let [high, low] = number.to_be_bytes();
+        format!("02:00:00:01:{high:02x}:{low:02x}")
+    }
+
+    /// Makes it a port of a bridge, as engines do: first the bridge, then up.
+    pub fn join(&self, lab: &SmallLab, bridge: &str) -> Result<()> {
+        join(lab, bridge, std::slice::from_ref(self))
     }
 
     /// Lets it know others without asking: by address and MAC.
@@ -87,6 +98,15 @@ impl Newcomer {
     pub fn netns(&self) -> &Netns {
         &self.netns
     }
+}
+
+/// Makes ports of several at once.
+pub fn join(lab: &SmallLab, bridge: &str, newcomers: &[Newcomer]) -> Result<()> {
+    let lines: String = newcomers
+        .iter()
+        .map(|one| format!("link set {0} master {bridge}\nlink set {0} up\n", one.port))
+        .collect();
+    batch(lab.host(), &lines)
 }
 
 /// The number of an interface.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use agent_common::config::Config;
 use agent_common::endpoint::{Destination, DestinationKind, Interface};
-use agent_common::flow::{FlowEntry, FlowKey, HeldKey, PEER_LOCAL, PEER_OUTSIDER};
+use agent_common::flow::{FlowEntry, FlowKey, HeldKey, PEER_HOST, PEER_LOCAL, PEER_OUTSIDER};
 use agent_common::policy::{AddressKey, Rule, RuleKey, Subject, SubjectKey};
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapType};
@@ -109,8 +109,8 @@ impl Pinned {
             for entry in self.hash::<FlowKey, FlowEntry>(map)?.iter() {
                 let (key, entry) = entry?;
                 // Peers that are no ports have numbers of their own.
-                let has_peer = entry.peer != 0 && entry.peer < PEER_LOCAL && entry.peer & PEER_OUTSIDER == 0;
-                if is_dead(key.port) || (has_peer && is_dead(entry.peer)) {
+                let has_peer = entry.peer != PEER_HOST && entry.peer < PEER_LOCAL;
+                if is_dead(key.port) || (has_peer && is_dead(entry.peer & !PEER_OUTSIDER)) {
                     note(map, format!("interface {}, peer {}", key.port, entry.peer));
                 }
             }

@@ -12,7 +12,7 @@ use lab::interrupt::wait_for;
 use crate::daemon::Daemon;
 use crate::small_lab::{CLOSED_UDP, SmallLab};
 use crate::soak::ear::Ear;
-use crate::soak::newcomers::{HEARD, Newcomer, Sender, batch, introduce};
+use crate::soak::newcomers::{HEARD, Newcomer, Sender, introduce, join};
 use crate::soak::pinned::Pinned;
 use crate::soak::{Durations, Extent};
 
@@ -170,7 +170,7 @@ impl Race {
     fn without_an_agent(&mut self) -> Result<()> {
         let newcomers = self.prepare(usize::MAX, TOGETHER)?;
         let senders = self.start(&newcomers)?;
-        self.join(&newcomers)?;
+        join(&self.lab, "lab0", &newcomers)?;
         std::thread::sleep(STAY);
         drop(senders);
         ensure!(self.lab.datagrams() > 0, "without an agent nothing arrives at the protected port");
@@ -206,7 +206,7 @@ impl Race {
             agent.pause()?;
         }
         let start = Instant::now();
-        self.join(&newcomers)?;
+        join(&self.lab, "lab0", &newcomers)?;
         if sleeps {
             std::thread::sleep(Duration::from_millis(self.random.below(300) as u64));
             self.figures.asleep += newcomers.len();
@@ -308,12 +308,6 @@ impl Race {
                 Ok(Sender::start(self.lab.datagram_socket(member)?, datagrams))
             })
             .collect()
-    }
-
-    fn join(&self, newcomers: &[Newcomer]) -> Result<()> {
-        let lines: String =
-            newcomers.iter().map(|one| format!("link set {0} master lab0\nlink set {0} up\n", one.port)).collect();
-        batch(self.lab.host(), &lines)
     }
 }
 
