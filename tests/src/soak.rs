@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use lab::interrupt;
 
 pub mod churn;
+pub mod containers;
 pub mod conversations;
 pub mod ear;
 pub mod kill;

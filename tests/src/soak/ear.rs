@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use lab::netns::within;
@@ -17,6 +17,8 @@ pub struct Note {
     pub first: Instant,
     pub last: Instant,
     pub count: u64,
+    /// How long before the first arrival the sender had started, if it says so: nanoseconds since 1970 behind its number.
+    pub age: Option<Duration>,
 }
 
 type Notes = Arc<Mutex<BTreeMap<u64, Note>>>;
@@ -67,19 +69,31 @@ impl Ear {
 }
 
 fn listen(socket: &UdpSocket, ended: &AtomicBool, notes: &Mutex<BTreeMap<u64, Note>>) {
-    let mut datagram = [0; 8];
+    let mut datagram = [0; 16];
     while !ended.load(Ordering::Relaxed) {
-        if let Ok((8, _)) = socket.recv_from(&mut datagram) {
+        if let Ok((length @ 8.., _)) = socket.recv_from(&mut datagram) {
             let now = Instant::now();
+            let (sender, started) = (word(&datagram[..8]), word(&datagram[8..]));
             let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
-            let note = notes.entry(u64::from_be_bytes(datagram)).or_insert(Note {
+            let note = notes.entry(sender).or_insert_with(|| Note {
                 first: now,
                 last: now,
                 count: 0,
+                age: (length == 16).then(|| age(started)).flatten(),
             });
             (note.last, note.count) = (now, note.count + 1);
         }
     }
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |word, &byte| word << 8 | u64::from(byte))
+}
+
+/// The time since then, nanoseconds since 1970.
+fn age(then: u64) -> Option<Duration> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    now.checked_sub(Duration::from_nanos(then))
 }
 
 impl Drop for Ear {
