@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use lab::interrupt;
 
+pub mod bridges;
 pub mod churn;
 pub mod containers;
 pub mod conversations;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use integration_tests::daemon::SOON;
 use integration_tests::small_lab::{SmallLab, answers};
-use integration_tests::soak::{Extent, churn, kill, race, swap};
+use integration_tests::soak::{Extent, bridges, churn, kill, race, swap};
 use integration_tests::tell;
 use lab::interrupt::wait_for;
 
@@ -65,7 +65,7 @@ fn race_with_the_backstop_newcomers_do_not_reach_each_other() {
 
 #[test]
 fn churn_leaves_no_rights_and_no_entries_behind() {
-    let extent = Extent::or(150).unwrap();
+    let extent = Extent::or(80).unwrap();
     let figures = churn::run(extent).unwrap();
     tell(&format!("churn: {figures}")).unwrap();
     assert!(figures.entitled > 20, "only {} had rights", figures.entitled);
@@ -74,6 +74,13 @@ fn churn_leaves_no_rights_and_no_entries_behind() {
     let [[before, after], [files_before, files_after]] = [figures.memory, figures.files.map(|count| count as u64)];
     assert!(after < before + before / 10, "memory grew from {before} to {after} KiB");
     assert!(files_after <= files_before, "open files grew from {files_before} to {files_after}");
+}
+
+#[test]
+fn bridges_are_made_again_and_ports_come_back() {
+    let figures = bridges::run(Extent::or(25).unwrap()).unwrap();
+    tell(&format!("bridges: {figures}")).unwrap();
+    assert_eq!((figures.leaked, figures.refused), (0, 0), "wrong verdicts");
 }
 
 /// The same interface is somebody else's from one moment to the next: a container that is renamed, a file that is

@@ -6,6 +6,7 @@ use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use agent_common::verdict::Hook;
@@ -24,6 +25,7 @@ use super::{
     link,
     loader::{self, LoadError},
     pins::{PinError, Pins},
+    query,
 };
 use crate::inventory::snapshot::Interface;
 
@@ -72,12 +74,18 @@ pub struct Attachments {
     pub(super) links: BTreeMap<(u32, Hook), OwnedFd>,
     /// clsact filters, with the name of the interface that they were attached under.
     filters: BTreeMap<(u32, Hook), String>,
+    /// Interfaces that are not what they were, and since when.
+    strayed: BTreeMap<u32, Instant>,
 }
+
+/// How long programs stay on an interface that is not what it was. A port that is taken off its bridge may be put back
+/// at once, and to take programs off and put them on takes a while in which it would have none.
+const LINGER: Duration = Duration::from_secs(2);
 
 impl Attachments {
     #[must_use]
     pub fn new(via: Via, pins: Pins) -> Self {
-        Self { via, pins, links: BTreeMap::new(), filters: BTreeMap::new() }
+        Self { via, pins, links: BTreeMap::new(), filters: BTreeMap::new(), strayed: BTreeMap::new() }
     }
 
     #[must_use]
@@ -121,10 +129,21 @@ impl Attachments {
         Ok(())
     }
 
-    /// Forgets interfaces that are gone, and takes programs off those that are not what they were.
+    /// Forgets interfaces that are gone, and takes programs off those that have not been what they were for a while.
     pub fn retain(&mut self, wanted: &BTreeSet<(u32, Hook)>) {
-        let gone: Vec<(u32, Hook)> =
-            self.links.keys().filter(|place| !wanted.contains(place)).copied().collect();
+        let unwanted: BTreeSet<(u32, Hook)> =
+            self.held().into_iter().filter(|place| !wanted.contains(place)).collect();
+        let strays: BTreeSet<u32> = unwanted.iter().map(|(ifindex, _)| *ifindex).collect();
+        for &ifindex in &strays {
+            self.strayed.entry(ifindex).or_insert_with(Instant::now);
+        }
+        // What has gone to another namespace has nothing to wait for: its programs have gone with it.
+        self.strayed.retain(|ifindex, since| {
+            let is_here = || query::interface_name(*ifindex).is_some();
+            strays.contains(ifindex) && since.elapsed() < LINGER && is_here()
+        });
+        let is_over = |place: &&(u32, Hook)| unwanted.contains(place) && !self.strayed.contains_key(&place.0);
+        let gone: Vec<(u32, Hook)> = self.links.keys().filter(is_over).copied().collect();
         for place in gone {
             // Closing the last descriptor of a link without a pin detaches it.
             if let Some(_link) = self.links.remove(&place)
@@ -133,8 +152,8 @@ impl Attachments {
                 tracing::debug!(ifindex = place.0, %error, "link was not pinned any more");
             }
         }
-        let gone: Vec<(u32, Hook)> =
-            self.filters.keys().filter(|place| !wanted.contains(place)).copied().collect();
+        let is_over = |place: &&(u32, Hook)| unwanted.contains(place) && !self.strayed.contains_key(&place.0);
+        let gone: Vec<(u32, Hook)> = self.filters.keys().filter(is_over).copied().collect();
         for place in gone {
             if let Some(name) = self.filters.remove(&place)
                 && interface_index(&name) == Some(place.0)
@@ -142,6 +161,12 @@ impl Attachments {
                 detach_filter(&name, place.1);
             }
         }
+    }
+
+    /// Whether programs are still on an interface that is not what it was.
+    #[must_use]
+    pub fn lingers(&self) -> bool {
+        !self.strayed.is_empty()
     }
 
     /// Removes pins of interfaces that no longer exist, or are not what they were. What is pinned for one that is wanted

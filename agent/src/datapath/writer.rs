@@ -284,6 +284,12 @@ impl Datapath {
         errors
     }
 
+    /// Whether programs are still on an interface that is not what it was, and have to be taken off later.
+    #[must_use]
+    pub fn lingers(&self) -> bool {
+        self.attachments.lingers()
+    }
+
     /// Looks whether somebody took programs or pins away, and puts them back.
     pub fn watch(&mut self) -> Vec<Finding> {
         self.watchdog.look(&mut self.ebpf, &mut self.attachments, &self.pins, &mut self.lock)

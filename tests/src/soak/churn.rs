@@ -17,27 +17,13 @@ use crate::daemon::Daemon;
 use crate::small_lab::{SmallLab, answers_within};
 use crate::soak::Extent;
 use crate::soak::ear::Ear;
-use crate::soak::newcomers::{Newcomer, Sender, ifindex};
+use crate::soak::newcomers::{Newcomer, OPEN_UDP, POLICY, Sender, ifindex};
 use crate::soak::pinned::Pinned;
 
 /// So many live at the same time, each with an address that somebody else had before.
 const ALIVE: usize = 3;
 /// The inventory names those of so many rounds beforehand.
 const LISTED: usize = 100;
-/// Where `api` may send to, and nobody else.
-const OPEN_UDP: u16 = 6000;
-const POLICY: &str = "\
-version: 1
-policy: shop
-applies_to: { project: shop }
-mode: enforce
-services:
-  web: {}
-  api: {}
-  db:
-    ports: [5432/tcp, 6000/udp]
-    from: [api]
-";
 /// What is allowed has to arrive within this.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one who has no rights tries at least, once the programs know it.

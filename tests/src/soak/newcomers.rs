@@ -14,6 +14,21 @@ use lab::tools;
 
 use crate::small_lab::SmallLab;
 
+/// Where `api` may send to, and nobody else.
+pub const OPEN_UDP: u16 = 6000;
+/// Among those who come and go.
+pub const POLICY: &str = "\
+version: 1
+policy: shop
+applies_to: { project: shop }
+mode: enforce
+services:
+  web: {}
+  api: {}
+  db:
+    ports: [5432/tcp, 6000/udp]
+    from: [api]
+";
 /// Where newcomers hear each other.
 pub const HEARD: u16 = 9998;
 /// How long the kernel may take to remove a namespace.

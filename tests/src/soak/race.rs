@@ -1,5 +1,6 @@
 //! Whoever comes to the bridge and sends before anybody knows it: nothing that it sends to a protected port arrives, and
-//! what it is allowed to send does soon. The agent sometimes sleeps while they come.
+//! what it is allowed to send does soon. The agent sometimes sleeps while they come. Those with an even number are of
+//! `api`, the others are unknown.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,7 +13,7 @@ use lab::interrupt::wait_for;
 use crate::daemon::Daemon;
 use crate::small_lab::{CLOSED_UDP, SmallLab};
 use crate::soak::ear::Ear;
-use crate::soak::newcomers::{HEARD, Newcomer, Sender, introduce, join};
+use crate::soak::newcomers::{HEARD, Newcomer, OPEN_UDP, POLICY, Sender, introduce, join};
 use crate::soak::pinned::Pinned;
 use crate::soak::{Durations, Extent};
 
@@ -20,23 +21,8 @@ use crate::soak::{Durations, Extent};
 const TOGETHER: usize = 8;
 /// How many come: mostly one, as an engine starts containers.
 const CROWDS: [usize; 5] = [1, 1, 1, 2, TOGETHER];
-/// Where `api` may send to.
-const OPEN_UDP: u16 = 6000;
 /// The inventory names those of so many rounds beforehand.
 const LISTED: usize = 50;
-/// `api` may send to `db`. Newcomers with an even number are of `api`, the others are unknown.
-const POLICY: &str = "\
-version: 1
-policy: shop
-applies_to: { project: shop }
-mode: enforce
-services:
-  web: {}
-  api: {}
-  db:
-    ports: [5432/tcp, 6000/udp]
-    from: [api]
-";
 /// What is allowed has to arrive within this.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long each goes on sending at least.
@@ -317,7 +303,7 @@ fn port(round: usize, index: usize) -> String {
 
 /// The same in every round: addresses change hands all the time.
 fn address(index: usize) -> Ipv4Addr {
-    Ipv4Addr::new(198, 18, 8, 10 + index as u8)
+    Ipv4Addr::new(198, 18, 7, 100 + index as u8)
 }
 
 fn number(round: usize, index: usize) -> u64 {
