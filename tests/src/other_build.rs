@@ -29,8 +29,10 @@ pub fn write(agent: &Path, to: &Path) -> Result<usize> {
         .context("there is no object of kernel programs in the agent")?;
     let mut changed = 0;
     for (offset, size) in programs(&binary, object) {
-        let code = binary.get_mut(object + offset..object + offset + size).context("the object is cut off")?;
-        let Some(instruction) = code.chunks_exact_mut(8).find(|instruction| is_small_move(instruction)) else {
+        let code =
+            binary.get_mut(object + offset..object + offset + size).context("the object is cut off")?;
+        let Some(instruction) = code.chunks_exact_mut(8).find(|instruction| is_small_move(instruction))
+        else {
             bail!("a program without any number in it");
         };
         instruction[0] = MOVE_32;

@@ -167,7 +167,8 @@ impl SmallLab {
     /// A member's MAC address.
     pub fn mac(&self, name: &str) -> Result<String> {
         let mut members = MEMBERS.into_iter().zip(10_u8..);
-        let (_, number) = members.find(|(member, _)| member.0 == name).with_context(|| format!("no member `{name}`"))?;
+        let (_, number) =
+            members.find(|(member, _)| member.0 == name).with_context(|| format!("no member `{name}`"))?;
         Ok(mac(number))
     }
 

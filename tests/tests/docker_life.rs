@@ -68,7 +68,9 @@ fn docker_networks_are_connected_and_disconnected_under_fire() {
         wait_until(&lab, "late", true);
         assert_unreached(&lab, &["both"]);
         // On two networks at once each of its interfaces is held to the same rights.
-        let [first, second] = lab.container("late").unwrap().addresses[..] else { panic!("not two addresses") };
+        let [first, second] = lab.container("late").unwrap().addresses[..] else {
+            panic!("not two addresses")
+        };
         assert!(!lab.reaches("both", first, 80).unwrap() && !lab.reaches("both", second, 80).unwrap());
         for name in ["thief", "both", "late"] {
             lab.docker(&format!("network disconnect front {name}")).unwrap();
@@ -126,7 +128,10 @@ fn docker_addresses_and_bridges_are_used_again() {
         lab.docker("rm --force again").unwrap();
     }
     for _ in 0..3 {
-        lab.docker("network create --subnet 198.18.3.0/24 --opt com.docker.network.bridge.name=br-again again").unwrap();
+        lab.docker(
+            "network create --subnet 198.18.3.0/24 --opt com.docker.network.bridge.name=br-again again",
+        )
+        .unwrap();
         lab.stand_in("db2", Some("db"), "--network again --ip 198.18.3.100", "5432").unwrap();
         let db = SocketAddr::from(([198, 18, 3, 100], CLOSED_UDP));
         lab.sender("thief", Some("web"), "--network again", 1, &[db]).unwrap();

@@ -1,5 +1,5 @@
-//! Development commands of Portcullis: `setup`, `build`, `demo`, `test`, `fuzz`, `vm`, `bench`, `mutants` and `tidy`. The
-//! one engine behind the README's two commands and behind CI.
+//! Development commands of Portcullis: `setup`, `build`, `demo`, `test`, `fuzz`, `soak`, `vm`, `bench`, `mutants` and
+//! `tidy`. The one engine behind the README's two commands and behind CI.
 #![expect(clippy::print_stdout, reason = "what these commands have to say is for the terminal")]
 
 mod bench;
@@ -8,6 +8,7 @@ mod demo;
 mod fuzz;
 mod mutants;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
 mod vm;
@@ -36,6 +37,8 @@ enum Command {
     Test(test::Arguments),
     /// Send hostile frames between namespaces and look who gets them, for as long as there is time
     Fuzz(fuzz::Arguments),
+    /// Kill, restart, replace and renew everything under traffic, for as long as there is time
+    Soak(soak::Arguments),
     /// Run the tests that ask a kernel on older kernels of Debian, emulated
     Vm(vm::Arguments),
     /// Measure what enforcement costs
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),

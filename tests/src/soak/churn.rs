@@ -129,7 +129,8 @@ impl Churn {
         const READ: &str = "inventory read";
         let mut text = self.lab.inventory_text();
         for round in first..first + LISTED {
-            let labels = self.random.pick(&["project: shop, service: api, ", "project: shop, service: web, ", ""]);
+            let labels =
+                self.random.pick(&["project: shop, service: api, ", "project: shop, service: web, ", ""]);
             if labels.contains("api") {
                 self.entitled.insert(round);
             }
@@ -220,7 +221,11 @@ impl Churn {
             }
             std::thread::sleep(Duration::from_millis(200));
         }
-        ensure!(self.pinned.known()? == living, "the programs know {:?}, not {living:?}", self.pinned.known()?);
+        ensure!(
+            self.pinned.known()? == living,
+            "the programs know {:?}, not {living:?}",
+            self.pinned.known()?
+        );
         let found = self.pinned.endpoints()?;
         ensure!(found == expected, "the programs believe in {found:?}, not in {expected:?}");
         Ok(())

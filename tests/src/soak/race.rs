@@ -27,9 +27,10 @@ const LISTED: usize = 50;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long each goes on sending at least.
 const STAY: Duration = Duration::from_millis(40);
-/// First bytes of what newcomers hear: from each other, and from members that are there already.
+/// First bytes of what newcomers hear: from each other, and from members that are there already, covered and not.
 const FROM_NEWCOMER: u8 = 1;
-const FROM_MEMBER: u8 = 2;
+const FROM_COVERED: u8 = 2;
+const FROM_UNMANAGED: u8 = 3;
 
 /// What was counted.
 #[derive(Debug, Default)]
@@ -42,9 +43,11 @@ pub struct Figures {
     pub leaked: u64,
     /// Datagrams between two that came together.
     pub between: usize,
-    /// Datagrams from members that were there already.
-    pub from_members: usize,
-    /// Of both, those while the agent slept.
+    /// Datagrams to them from `web`, which was there already.
+    pub from_covered: usize,
+    /// Datagrams to them from a container that no policy covers, and was there already.
+    pub from_unmanaged: usize,
+    /// Of all these, those while the agent slept.
     pub while_asleep: usize,
     /// From the command that makes a port of one that comes alone until the programs know it, with the agent awake.
     pub alone: Durations,
@@ -96,14 +99,15 @@ impl fmt::Display for Figures {
         write!(
             formatter,
             "{} starts, {} with the agent asleep; {} datagrams sent, {} arrived at the protected port; {} between two \
-             newcomers, {} from members to newcomers, {} of these while the agent slept; the programs knew \
+             newcomers, {} from a covered member, {} from an unmanaged one, {} of these while the agent slept; the programs knew \
              one that came alone after {}, those of a crowd after {}; the first allowed datagram arrived after {}, {} never; {}",
             self.starts,
             self.asleep,
             self.sent,
             self.leaked,
             self.between,
-            self.from_members,
+            self.from_covered,
+            self.from_unmanaged,
             self.while_asleep,
             self.alone,
             self.crowded,
@@ -160,7 +164,10 @@ impl Race {
         std::thread::sleep(STAY);
         drop(senders);
         ensure!(self.lab.datagrams() > 0, "without an agent nothing arrives at the protected port");
-        ensure!(newcomers.iter().any(|one| one.heard().contains(&FROM_NEWCOMER)), "they do not hear each other");
+        ensure!(
+            newcomers.iter().any(|one| one.heard().contains(&FROM_NEWCOMER)),
+            "they do not hear each other"
+        );
         newcomers.into_iter().try_for_each(|one| one.leave(&self.lab))
     }
 
@@ -237,7 +244,8 @@ impl Race {
         let heard: Vec<u8> = newcomers.iter().flat_map(Newcomer::heard).collect();
         let from = |sender| heard.iter().filter(|&&first| first == sender).count();
         self.figures.between += from(FROM_NEWCOMER);
-        self.figures.from_members += from(FROM_MEMBER);
+        self.figures.from_covered += from(FROM_COVERED);
+        self.figures.from_unmanaged += from(FROM_UNMANAGED);
         if asleep {
             self.figures.while_asleep += heard.len();
         }
@@ -284,12 +292,12 @@ impl Race {
 
     /// Members send to the newcomers.
     fn greet(&self, newcomers: &[Newcomer]) -> Result<Vec<Sender>> {
-        ["web", "stray"]
+        [("web", FROM_COVERED), ("stray", FROM_UNMANAGED)]
             .into_iter()
-            .map(|member| {
+            .map(|(member, first)| {
                 let datagrams = newcomers
                     .iter()
-                    .map(|one| (SocketAddr::from((one.address, HEARD)), vec![FROM_MEMBER]))
+                    .map(|one| (SocketAddr::from((one.address, HEARD)), vec![first]))
                     .collect();
                 Ok(Sender::start(self.lab.datagram_socket(member)?, datagrams))
             })

@@ -176,7 +176,8 @@ impl Traffic {
                 let target = SocketAddr::new(lab.address("db")?, port);
                 let socket = lab.datagram_socket(name)?;
                 socket.set_nonblocking(true)?;
-                let judge = Judge { revision: pinned.revision()?, first, shared: Arc::clone(&traffic.shared) };
+                let judge =
+                    Judge { revision: pinned.revision()?, first, shared: Arc::clone(&traffic.shared) };
                 traffic.threads.push(std::thread::spawn(move || judge.send(&socket, target, number)));
             }
         }

@@ -104,6 +104,7 @@ pub(super) const STAGES: [Stage; 8] = [
                 "--package",
                 "integration-tests",
                 "--test=docker",
+                "--test=docker_life",
                 "--test=detours",
                 "--",
                 "--test-threads=1",

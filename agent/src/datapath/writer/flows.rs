@@ -21,8 +21,7 @@ impl Datapath {
                 || !interfaces.contains(&key.port)
                 || entry.peer_port().is_some_and(|peer| !interfaces.contains(&peer))
         };
-        let opening =
-            collect(&mut self.maps.flows_opening, is_over).map_err(write_error("FLOWS_OPENING"))?;
+        let opening = collect(&mut self.maps.flows_opening, is_over).map_err(write_error("FLOWS_OPENING"))?;
         let held: BTreeMap<HeldKey, u64> = self.maps.flows_held.iter().filter_map(Result::ok).collect();
         let established = collect(&mut self.maps.flows, is_over).map_err(write_error("FLOWS"))?;
         self.departed.retain(|ifindex, _| interfaces.contains(ifindex));
