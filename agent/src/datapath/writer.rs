@@ -341,10 +341,11 @@ impl Datapath {
         Ok(moved)
     }
 
-    /// Whether an interface that may have flows was somebody else's before.
+    /// Whether a port that may have flows was somebody else's before.
     fn changes_sides(&self, desired: &HostState) -> bool {
         self.host.interfaces.iter().chain(&self.departed).any(|(ifindex, before)| {
-            desired.interfaces.get(ifindex).is_some_and(|now| !same_party(before, now))
+            before.kind == InterfaceKind::Port as u8
+                && desired.interfaces.get(ifindex).is_some_and(|now| !same_party(before, now))
         })
     }
 
