@@ -200,8 +200,12 @@ mod tests {
         let mut state = fixture::state();
         let by_bridge = |state: &crate::state::AgentState| names(By::Bridge, &state.snapshot, &state.entries);
         assert_eq!(by_bridge(&state), Some(BTreeSet::from(["br-qerds".to_owned()])));
-        let elsewhere = names(By::Elsewhere, &state.snapshot, &state.entries);
-        assert_eq!(elsewhere, Some(BTreeSet::from(["eth0".to_owned()])));
+        let elsewhere =
+            |state: &crate::state::AgentState| names(By::Elsewhere, &state.snapshot, &state.entries);
+        // What is no port may become one of a covered bridge, what is one of another bridge does not.
+        assert_eq!(elsewhere(&state), Some(BTreeSet::new()));
+        std::sync::Arc::make_mut(&mut state.snapshot).uplinks[0].port = true;
+        assert_eq!(elsewhere(&state), Some(BTreeSet::from(["eth0".to_owned()])));
         for resolved in &mut std::sync::Arc::make_mut(&mut state.entries).endpoints {
             resolved.mode = Mode::Observe;
         }
