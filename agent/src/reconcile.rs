@@ -168,6 +168,7 @@ impl Reconciler {
             complaints.insert(format!("port not attached: {}", Chain(&error)));
             self.unfinished = true;
         }
+        self.unfinished |= self.datapath.lingers();
         // Until the inventory has been read whole once, what an earlier agent pinned knows better.
         if update.complete {
             let mut result = self.apply(&update).map_err(|error| self.failed(&error));

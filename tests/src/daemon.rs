@@ -118,6 +118,12 @@ impl Daemon {
         observed::events(&fs::read_to_string(self.directory.join("events.jsonl")).unwrap_or_default())
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends SIGHUP.
     pub fn hang_up(&self) -> Result<()> {
         self.signal(Signal::HUP)

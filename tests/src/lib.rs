@@ -5,10 +5,13 @@ pub mod connections;
 pub mod daemon;
 pub mod detours;
 pub mod dual_lab;
+pub mod engine_lab;
 pub mod flood;
 pub mod frames;
+pub mod other_build;
 pub mod sabotage;
 pub mod small_lab;
+pub mod soak;
 
 pub mod bpffs;
 pub mod packet;

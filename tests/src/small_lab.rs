@@ -164,6 +164,19 @@ impl SmallLab {
         Ok(self.members.get(name).with_context(|| format!("no member `{name}`"))?.address)
     }
 
+    /// A member's MAC address.
+    pub fn mac(&self, name: &str) -> Result<String> {
+        let mut members = MEMBERS.into_iter().zip(10_u8..);
+        let (_, number) =
+            members.find(|(member, _)| member.0 == name).with_context(|| format!("no member `{name}`"))?;
+        Ok(mac(number))
+    }
+
+    /// A member's namespace.
+    pub fn netns(&self, name: &str) -> Result<&Netns> {
+        Ok(&self.members.get(name).with_context(|| format!("no member `{name}`"))?.netns)
+    }
+
     /// Where a member's sockets are made.
     pub fn place(&self, name: &str) -> Result<PathBuf> {
         if name == HOST {
@@ -225,10 +238,16 @@ impl SmallLab {
         self.command_behind(&[], flags)
     }
 
+    /// The same of another build of the agent.
+    #[must_use]
+    pub fn command_of(&self, build: &Path, flags: &[&str]) -> Command {
+        self.prepared(self.host.command(build), flags)
+    }
+
     /// The same behind another program that runs it: `setpriv`, `unshare`.
     #[must_use]
     pub fn command_behind(&self, wrapper: &[&str], flags: &[&str]) -> Command {
-        let mut command = match wrapper.split_first() {
+        let command = match wrapper.split_first() {
             Some((program, arguments)) => {
                 let mut command = self.host.command(program);
                 command.args(arguments).arg(&self.binary);
@@ -236,6 +255,10 @@ impl SmallLab {
             }
             None => self.host.command(&self.binary),
         };
+        self.prepared(command, flags)
+    }
+
+    fn prepared(&self, mut command: Command, flags: &[&str]) -> Command {
         command.args(["run", "--config"]).arg(self.path().join("agent.yaml")).args(flags);
         command.env_remove("DOCKER_HOST").env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
         command
@@ -318,8 +341,13 @@ impl SmallLab {
 
 /// Whether an open connection still carries bytes both ways.
 pub fn answers(stream: &mut TcpStream) -> bool {
+    answers_within(stream, ANSWER_LIMIT)
+}
+
+/// The same with another limit.
+pub fn answers_within(stream: &mut TcpStream, limit: Duration) -> bool {
     let mut answer = [0_u8; 1];
-    stream.set_read_timeout(Some(ANSWER_LIMIT)).is_ok()
+    stream.set_read_timeout(Some(limit)).is_ok()
         && stream.write_all(b"x").is_ok()
         && stream.read_exact(&mut answer).is_ok()
 }

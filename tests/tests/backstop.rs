@@ -143,6 +143,7 @@ fn whoever_takes_it_away_is_noticed() {
     let lab = SmallLab::start().unwrap();
     // Something to name, however the kernel tells bridges apart.
     other_bridge(&lab);
+    let _elsewhere = Pair::join(&lab, "other0", 8);
     lab.settings("backstop: nft\n").unwrap();
     let agent = lab.run(&[]).unwrap();
     let listed = tables(&lab);

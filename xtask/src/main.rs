@@ -10,6 +10,7 @@ mod engines;
 mod fuzz;
 mod mutants;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
 
@@ -41,6 +42,8 @@ enum Command {
     Fuzz(fuzz::Arguments),
     /// Make the packages, the container image and what belongs to them
     Dist(dist::Arguments),
+    /// Kill, restart, replace and renew everything under traffic, for as long as there is time
+    Soak(soak::Arguments),
     /// Measure what enforcement costs
     Bench(bench::Arguments),
     /// Break the shared crate in every small way and see whether its tests notice
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Engines(arguments) => engines::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Tidy => tidy::run(),

@@ -6,6 +6,7 @@ use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use agent_common::verdict::Hook;
@@ -71,7 +72,13 @@ pub struct Attachments {
     ours: BTreeSet<u32>,
     /// What was found in the place of earlier agents' programs.
     findings: Vec<Finding>,
+    /// Interfaces that are not what they were, and since when.
+    strayed: BTreeMap<u32, Instant>,
 }
+
+/// How long programs stay on an interface that is not what it was. A port that is taken off its bridge may be put back
+/// at once, and to take programs off and put them on takes a while in which it would have none.
+const LINGER: Duration = Duration::from_secs(2);
 
 impl Attachments {
     #[must_use]
@@ -82,6 +89,7 @@ impl Attachments {
             netns: filter::netns(),
             links: BTreeMap::new(),
             filters: BTreeMap::new(),
+            strayed: BTreeMap::new(),
             deferred: BTreeSet::new(),
             hold,
             ours,
@@ -257,11 +265,22 @@ impl Attachments {
         self.findings.push(Finding { interface, hook, fault, found, done, repaired: true });
     }
 
-    /// Forgets interfaces that are gone, and takes programs off those that are not what they were.
+    /// Forgets interfaces that are gone, and takes programs off those that have not been what they were for a while.
     pub fn retain(&mut self, wanted: &BTreeSet<(u32, Hook)>) {
         self.deferred.retain(|place| wanted.contains(place));
-        let gone: Vec<(u32, Hook)> =
-            self.links.keys().filter(|place| !wanted.contains(place)).copied().collect();
+        let unwanted: BTreeSet<(u32, Hook)> =
+            self.held().into_iter().filter(|place| !wanted.contains(place)).collect();
+        let strays: BTreeSet<u32> = unwanted.iter().map(|(ifindex, _)| *ifindex).collect();
+        for &ifindex in &strays {
+            self.strayed.entry(ifindex).or_insert_with(Instant::now);
+        }
+        // What has gone to another namespace has nothing to wait for: its programs have gone with it.
+        self.strayed.retain(|ifindex, since| {
+            let is_here = || query::interface_name(*ifindex).is_some();
+            strays.contains(ifindex) && since.elapsed() < LINGER && is_here()
+        });
+        let is_over = |place: &&(u32, Hook)| unwanted.contains(place) && !self.strayed.contains_key(&place.0);
+        let gone: Vec<(u32, Hook)> = self.links.keys().filter(is_over).copied().collect();
         for place in gone {
             // Closing the last descriptor of a link without a pin detaches it.
             if let Some(_link) = self.links.remove(&place)
@@ -270,8 +289,8 @@ impl Attachments {
                 tracing::debug!(ifindex = place.0, %error, "link was not pinned any more");
             }
         }
-        let gone: Vec<(u32, Hook)> =
-            self.filters.keys().filter(|place| !wanted.contains(place)).copied().collect();
+        let is_over = |place: &&(u32, Hook)| unwanted.contains(place) && !self.strayed.contains_key(&place.0);
+        let gone: Vec<(u32, Hook)> = self.filters.keys().filter(is_over).copied().collect();
         for (ifindex, hook) in gone {
             if let Some(name) = self.filters.remove(&(ifindex, hook)) {
                 self.remove_filter(&name, ifindex, hook);
@@ -285,6 +304,12 @@ impl Attachments {
         } else if let Err(error) = filter::remove(&self.pins, self.netns, ifindex, hook) {
             tracing::warn!(interface = name, %error, "filter not removed");
         }
+    }
+
+    /// Whether programs are still on an interface that is not what it was.
+    #[must_use]
+    pub fn lingers(&self) -> bool {
+        !self.strayed.is_empty()
     }
 
     /// Removes pins of interfaces that no longer exist, or are not what they were. What is pinned for one that is wanted

@@ -77,6 +77,11 @@ impl Counters {
         })
     }
 
+    /// Those of an agent that need not run. What it is just taking over from maps of another layout is left out.
+    pub fn pinned(pins: &Pins) -> Result<Self, CounterError> {
+        Self::open(pins, Arc::new(Carried::open(pins)), Arc::default())
+    }
+
     /// Sums over all possible CPUs, and over maps that were replaced.
     pub fn read(&self) -> Result<Reading, CounterError> {
         let mut reading = Reading::default();

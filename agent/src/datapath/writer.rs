@@ -6,11 +6,11 @@ mod host;
 mod mask;
 mod revision;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use agent_common::{
     config::{Config, DEFAULT_MARK_MASK, MarkLayout, Timeouts},
-    endpoint::Interface,
+    endpoint::{Interface, InterfaceKind},
     verdict::Hook,
 };
 use aya::{
@@ -143,6 +143,8 @@ pub struct Datapath {
     uplinks: Vec<Glob>,
     adopt: Duration,
     host: HostState,
+    /// Ports that are not known any more, as they were: their flows may outlive them until the next clean-up.
+    departed: BTreeMap<u32, Interface>,
     filling: Arc<Filling>,
     entries: Option<Entries>,
     migration: Migration,
@@ -227,6 +229,7 @@ impl Datapath {
             uplinks: options.uplinks.clone(),
             adopt: options.adopt,
             host,
+            departed: BTreeMap::new(),
             filling: Arc::default(),
             entries: None,
         };
@@ -275,7 +278,9 @@ impl Datapath {
     /// Whether the endpoint behind a port is known to the kernel.
     #[must_use]
     pub fn is_ready(&self, ifindex: u32) -> bool {
-        self.host.interfaces.contains_key(&ifindex)
+        // What has just become a port may be known as an uplink still.
+        let is_port = |interface: &Interface| interface.kind == InterfaceKind::Port as u8;
+        self.host.interfaces.get(&ifindex).is_some_and(is_port)
     }
 
     /// Endpoints that could not be made ready.
@@ -372,6 +377,12 @@ impl Datapath {
         }
     }
 
+    /// Whether programs are still on an interface that is not what it was, and have to be taken off later.
+    #[must_use]
+    pub fn lingers(&self) -> bool {
+        self.attachments.lingers()
+    }
+
     /// Looks whether somebody took programs or pins away, and puts them back.
     pub fn watch(&mut self) -> Vec<Finding> {
         let mut findings = std::mem::take(&mut self.findings);
@@ -396,10 +407,12 @@ impl Datapath {
     /// Returns whether the revision moved. On an error the entries in force stay in force.
     pub fn apply(&mut self, snapshot: &Snapshot, entries: &Entries) -> Result<bool, DatapathError> {
         let desired = plan::host_state(snapshot, entries, self.layout, &mut self.slots);
-        let moved = match &self.entries {
-            Some(current) => !same_entries(current, entries),
-            None => !self.holds(entries),
-        };
+        // What a port was allowed under another name is decided anew, as all else is by another revision.
+        let moved = self.changes_sides(&desired)
+            || match &self.entries {
+                Some(current) => !same_entries(current, entries),
+                None => !self.holds(entries),
+            };
         self.check_room(&desired, moved.then_some(entries))?;
         // What changes sides is unknown, and so denied, from before the policy moves until after it has.
         let unsettled: Vec<u32> = self
@@ -413,7 +426,7 @@ impl Datapath {
             .collect();
         for ifindex in unsettled {
             remove(&mut self.maps.interfaces, &ifindex).map_err(write_error("INTERFACES"))?;
-            self.host.interfaces.remove(&ifindex);
+            self.departed.extend(self.host.interfaces.remove_entry(&ifindex));
         }
         if moved {
             self.swap(entries)?;
@@ -421,6 +434,7 @@ impl Datapath {
         // The same entries as those in force; the lines of the policy that they stand for may have moved.
         self.entries = Some(entries.clone());
         self.write_host(desired)?;
+        self.departed.retain(|ifindex, _| !self.host.interfaces.contains_key(ifindex));
         for (map, count) in [
             (Filled::Interfaces, self.host.interfaces.len()),
             (Filled::Destinations, self.host.destinations.len()),
@@ -433,6 +447,14 @@ impl Datapath {
         }
         self.attachments.hold = false;
         Ok(moved)
+    }
+
+    /// Whether a port that may have flows was somebody else's before.
+    fn changes_sides(&self, desired: &HostState) -> bool {
+        self.host.interfaces.iter().chain(&self.departed).any(|(ifindex, before)| {
+            before.kind == InterfaceKind::Port as u8
+                && desired.interfaces.get(ifindex).is_some_and(|now| !same_party(before, now))
+        })
     }
 
     /// Whether everything has room, before anything is written. `entries`: those that will be, beside the old ones.

@@ -110,6 +110,7 @@ pub(super) const STAGES: [Stage; 9] = [
                 "--package",
                 "integration-tests",
                 "--test=docker",
+                "--test=docker_life",
                 "--test=detours",
                 "--test=engine",
                 "--",

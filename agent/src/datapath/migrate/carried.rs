@@ -57,7 +57,7 @@ pub(in crate::datapath) fn mark(pins: &Pins) -> u64 {
 
 impl Carried {
     /// Reads what earlier agents kept.
-    pub(super) fn open(pins: &Pins) -> Self {
+    pub(in crate::datapath) fn open(pins: &Pins) -> Self {
         let path = pins.map(CARRIED);
         let mut inner = Inner::default();
         if fs::symlink_metadata(&path).is_ok()
