@@ -12,6 +12,7 @@ pub mod small_lab;
 
 pub mod bpffs;
 pub mod packet;
+pub mod scale;
 
 pub mod attached;
 pub mod bridges;
