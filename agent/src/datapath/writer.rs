@@ -327,20 +327,19 @@ impl Datapath {
         Ok(moved)
     }
 
-    /// Whether everything has room, before anything is written. `entries`: those that will be, beside the old ones.
+    /// Whether everything has room, before anything is written. `entries`: those that will be, if others than now.
     fn check_room(&self, desired: &HostState, entries: Option<&Entries>) -> Result<(), DatapathError> {
         let room = &self.maps.capacities;
-        // Two revisions lie side by side during a swap.
-        let both = |count: fn(&Entries) -> usize| {
-            entries.map_or(0, |entries| count(entries) + self.entries.as_ref().map_or(0, count))
-        };
+        // Two revisions lie side by side during a swap. None may take more than its half: one that fits only as long
+        // as it is alone could never be replaced by another, a stricter one included.
+        let new = |count: fn(&Entries) -> usize| entries.map_or(0, count);
         let needs = [
             ("interfaces", "INTERFACES", desired.interfaces.len(), room.interfaces),
             ("addresses", "DESTINATIONS", desired.destinations.len(), room.destinations),
             ("published ports", "PUBLISHED", desired.published.len(), room.published),
-            ("services", "SUBJECTS", both(|entries| entries.subjects.len()), room.subjects),
-            ("rules", "RULES", both(|entries| entries.rules.len()), room.rules),
-            ("CIDRs", "ADDRESSES", both(|entries| entries.addresses.len()), room.addresses),
+            ("services", "SUBJECTS", new(|entries| entries.subjects.len()), room.subjects / 2),
+            ("rules", "RULES", new(|entries| entries.rules.len()), room.rules / 2),
+            ("CIDRs", "ADDRESSES", new(|entries| entries.addresses.len()), room.addresses / 2),
         ];
         for (what, map, needed, room) in needs {
             if needed > room {
