@@ -17,3 +17,9 @@ mod watchdog;
 mod writer;
 
 pub use writer::{DEFAULT_ADOPT, Datapath, DatapathError, Options};
+
+/// Reads what the kernel says of a filter, and forgets it.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read_filter(payload: &[u8]) {
+    query::filter(payload);
+}

@@ -19,4 +19,7 @@ pub mod state;
 pub mod status;
 pub mod telemetry;
 
+#[cfg(feature = "fuzzing")]
+pub mod inputs;
+
 mod netlink;

@@ -5,6 +5,7 @@ pub mod connections;
 pub mod daemon;
 pub mod detours;
 pub mod dual_lab;
+pub mod fake_engine;
 pub mod flood;
 pub mod frames;
 pub mod sabotage;
