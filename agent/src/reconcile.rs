@@ -150,6 +150,7 @@ impl Reconciler {
                 self.pass();
             }
             Event::Reload { reason } => {
+                self.postponed = None;
                 service::reloading(&self.state.borrow());
                 if self.policies.reload(reason) {
                     self.pass();
@@ -185,7 +186,6 @@ impl Reconciler {
             let attempt = |this: &mut Self| {
                 this.apply(&update).err().map(|error| (this.failed(&error), error.may_pass()))
             };
-            self.postponed = None;
             let mut failure = attempt(self);
             // A new policy that does not fit keeps nothing else from being applied.
             if let Some((error, may_pass)) = &failure

@@ -320,6 +320,14 @@ impl SmallLab {
 #[derive(Debug)]
 pub struct Newcomer {
     netns: Netns,
+    host: String,
+}
+
+impl Drop for Newcomer {
+    fn drop(&mut self) {
+        // At once: the kernel takes its time with what goes along with a namespace.
+        drop(run(Command::new("ip").args(["-n", &self.host, "link", "delete", "p-new"])));
+    }
 }
 
 impl SmallLab {
@@ -337,7 +345,7 @@ impl SmallLab {
             "address add 198.18.7.{NUMBER}/24 dev eth0
              link set eth0 up"
         ))?;
-        Ok(Newcomer { netns })
+        Ok(Newcomer { netns, host: self.host.name().to_owned() })
     }
 }
 

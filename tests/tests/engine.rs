@@ -83,7 +83,7 @@ fn misbehaviour() {
         let newcomer = host.lab.newcomer().unwrap();
         assert!(!newcomer.reaches(&host.lab, "api", 8000).unwrap(), "{mood:?}:\n{}", host.agent.log());
         let status = host.lab.status(&[]).unwrap().data;
-        assert!(status.contains("unreachable"), "{status}");
+        assert!(status.contains("cannot be reached"), "{status}");
         host.engine.become_of(Mood::Honest);
         let back = host.wait_until_connected(1.0, BACK_WITHIN);
         host.assert_enforced();

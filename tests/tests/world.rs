@@ -72,10 +72,12 @@ fn a_stopped_agent_enforces_and_learns_afterwards_what_it_has_missed() {
     let mut traffic = Traffic::start(&lab);
     let since = Instant::now();
     agent.pause().unwrap();
-    lab.host().ip("link add noise type dummy").unwrap();
+    lab.host().ip("link add noise type veth peer name echo").unwrap();
     let storm: String =
         (0..EVENTS / 2).map(|turn| format!("link set noise mtu {}\n", 1400 + turn % 2)).collect();
-    lab.host().ip_lines(&storm).unwrap();
+    let batch = lab.path().join("storm");
+    fs::write(&batch, storm).unwrap();
+    run(lab.host().command("ip").arg("-batch").arg(&batch)).unwrap();
     // One whose place in the inventory nobody has read yet.
     let newcomer = lab.newcomer().unwrap();
     let line =
