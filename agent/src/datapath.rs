@@ -19,7 +19,7 @@ mod writer;
 pub use writer::{DEFAULT_ADOPT, Datapath, DatapathError, Options};
 
 /// Reads what the kernel says of a filter, and forgets it.
-#[cfg(feature = "fuzzing")]
+#[cfg(fuzzing)]
 pub(crate) fn read_filter(payload: &[u8]) {
     query::filter(payload);
 }

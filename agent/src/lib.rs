@@ -19,7 +19,7 @@ pub mod state;
 pub mod status;
 pub mod telemetry;
 
-#[cfg(feature = "fuzzing")]
+#[cfg(fuzzing)]
 pub mod inputs;
 
 mod netlink;

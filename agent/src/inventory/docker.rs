@@ -29,12 +29,12 @@ use super::{
     snapshot::{Protocol, Published},
 };
 
-#[cfg(feature = "fuzzing")]
+#[cfg(fuzzing)]
 mod inputs;
 mod url;
 pub(super) mod watch;
 
-#[cfg(feature = "fuzzing")]
+#[cfg(fuzzing)]
 pub(crate) use inputs::read_anything;
 
 /// No request may take longer; one that does has failed. An inspection waits while the engine starts or stops

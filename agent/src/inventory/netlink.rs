@@ -266,7 +266,7 @@ impl NetlinkDeserializable for Message {
 }
 
 /// The notifications that are in a buffer as the kernel fills it.
-#[cfg(feature = "fuzzing")]
+#[cfg(fuzzing)]
 pub(crate) fn read_anything(mut bytes: &[u8]) -> Vec<Change> {
     let mut changes = Vec::new();
     while let Ok(message) = NetlinkMessage::<Message>::deserialize(bytes) {
@@ -281,7 +281,7 @@ pub(crate) fn read_anything(mut bytes: &[u8]) -> Vec<Change> {
 }
 
 /// What one message says.
-#[cfg(feature = "fuzzing")]
+#[cfg(fuzzing)]
 pub(crate) fn read_one(kind: u16, payload: &[u8]) -> Option<Change> {
     wire::read(kind, payload).and_then(|message| change(message.into()))
 }

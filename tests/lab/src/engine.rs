@@ -28,6 +28,7 @@ pub struct DockerHost {
     child: Child,
     directory: PathBuf,
     tools: Tools,
+    arguments: Vec<String>,
     kept: bool,
     // Dropped last: the engine is stopped before its namespace and directory go.
     netns: Netns,
@@ -53,35 +54,23 @@ impl DockerHost {
         fs::create_dir_all(&directory)?;
         // The machine's own settings, such as its data root, are none of ours.
         fs::write(directory.join("daemon.json"), "{}\n")?;
-        let log = File::create(scratch.path().join("dockerd.log"))?;
-        let mut command = netns.command(&tools.dockerd);
-        command
-            .arg("--data-root")
-            .arg(directory.join("data"))
-            .arg("--exec-root")
-            .arg(directory.join("exec"))
-            .arg("--pidfile")
-            .arg(directory.join("pid"))
-            .arg("--host")
-            .arg(format!("unix://{}", socket(&directory).display()))
-            .arg("--config-file")
-            .arg(directory.join("daemon.json"))
-            .args(["--bip", "198.18.255.1/24"])
-            .args(["--default-address-pool", "base=198.18.128.0/18,size=24"])
-            .args(arguments)
-            .env("PATH", &tools.path)
-            .env_remove("DOCKER_HOST")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            // A Ctrl-C at the terminal is for us: we then stop the engine in good order.
-            .process_group(0);
-        let child = command.spawn().context("failed to start dockerd")?;
-        let mut host = Self { child, directory, tools, kept: false, netns, scratch };
-        host.scratch.note_process(host.child.id())?;
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let child = launch(&tools, &netns, &scratch, &directory, &arguments)?;
+        let mut host = Self { child, directory, tools, arguments, kept: false, netns, scratch };
         host.wait_until_ready()?;
         host.import_image()?;
         Ok(host)
+    }
+
+    /// Ends the engine in good order. Its containers end with it, unless it was started with `--live-restore`.
+    pub fn stop_engine(&mut self) {
+        stop_child(&mut self.child, Duration::from_secs(20));
+    }
+
+    /// Starts it again, on what it left.
+    pub fn start_engine(&mut self) -> Result<()> {
+        self.child = launch(&self.tools, &self.netns, &self.scratch, &self.directory, &self.arguments)?;
+        self.wait_until_ready()
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
@@ -200,4 +189,39 @@ impl Drop for DockerHost {
 
 fn socket(directory: &Path) -> PathBuf {
     directory.join("docker.sock")
+}
+
+fn launch(
+    tools: &Tools,
+    netns: &Netns,
+    scratch: &Scratch,
+    directory: &Path,
+    arguments: &[String],
+) -> Result<Child> {
+    let log = File::options().create(true).append(true).open(scratch.path().join("dockerd.log"))?;
+    let mut command = netns.command(&tools.dockerd);
+    command
+        .arg("--data-root")
+        .arg(directory.join("data"))
+        .arg("--exec-root")
+        .arg(directory.join("exec"))
+        .arg("--pidfile")
+        .arg(directory.join("pid"))
+        .arg("--host")
+        .arg(format!("unix://{}", socket(directory).display()))
+        .arg("--config-file")
+        .arg(directory.join("daemon.json"))
+        .args(["--bip", "198.18.255.1/24"])
+        .args(["--default-address-pool", "base=198.18.128.0/18,size=24"])
+        .args(arguments)
+        .env("PATH", &tools.path)
+        .env_remove("DOCKER_HOST")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        // A Ctrl-C at the terminal is for us: we then stop the engine in good order.
+        .process_group(0);
+    let child = command.spawn().context("failed to start dockerd")?;
+    scratch.note_process(child.id())?;
+    Ok(child)
 }

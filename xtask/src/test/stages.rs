@@ -30,7 +30,7 @@ enum Work {
 }
 
 /// In order: cheap before dear, unprivileged before privileged.
-pub(super) const STAGES: [Stage; 8] = [
+pub(super) const STAGES: [Stage; 9] = [
     stage("fmt", "formatting", Work::Check(&["fmt", "--all", "--check"])),
     stage(
         "tidy",
@@ -79,6 +79,11 @@ pub(super) const STAGES: [Stage; 8] = [
         "unit, property and command line tests",
         Work::Tests(&["--workspace", "--exclude", "integration-tests", "--exclude", "agent-ebpf"]),
     ),
+    stage(
+        "inputs",
+        "the agent's parsers, fed by a fuzzer for a minute each",
+        Work::Check(&["run", "--quiet", "--package", "xtask", "--", "fuzz", "--input=all", "--minutes=1"]),
+    ),
     Stage {
         stops_the_rest: true,
         ..stage(
@@ -105,6 +110,7 @@ pub(super) const STAGES: [Stage; 8] = [
                 "integration-tests",
                 "--test=docker",
                 "--test=detours",
+                "--test=engine_restart",
                 "--",
                 "--test-threads=1",
             ]),
