@@ -33,7 +33,7 @@ fn start_container(host: &DockerHost, name: &str, service: &str, port: &str) {
     .unwrap();
 }
 
-fn start(arguments: &[&str]) -> (Agent, DockerHost) {
+fn start(arguments: &[&str]) -> (DockerHost, Agent) {
     prepare().unwrap();
     let host = DockerHost::start_with(Tools::locate().unwrap(), arguments).unwrap();
     run(host.docker().args(["network", "create", "app"])).unwrap();
@@ -45,7 +45,8 @@ fn start(arguments: &[&str]) -> (Agent, DockerHost) {
     let policies = Path::new("policies");
     let agent =
         Agent::start(&binary, host.netns(), host.scratch(), policies, &inventory, "production").unwrap();
-    (agent, host)
+    // The agent goes first.
+    (host, agent)
 }
 
 fn opens(all: &[Container], from: &str, to: &str, port: u16) -> bool {
@@ -71,7 +72,7 @@ fn wait_until_connected(agent: &Agent, wanted: f64) {
 
 #[test]
 fn docker_restarts_under_containers_that_live_on() {
-    let (agent, mut host) = start(&["--live-restore"]);
+    let (mut host, agent) = start(&["--live-restore"]);
     let before = containers(&host).unwrap();
     wait_until_enforced(&agent, &before, "backend");
     let revision = agent.status().unwrap()["revision"].clone();
@@ -99,7 +100,7 @@ fn docker_restarts_under_containers_that_live_on() {
 
 #[test]
 fn docker_restarts_with_its_containers() {
-    let (agent, mut host) = start(&[]);
+    let (mut host, agent) = start(&[]);
     wait_until_enforced(&agent, &containers(&host).unwrap(), "backend");
     let revision = agent.status().unwrap()["revision"].clone();
     host.stop_engine();
