@@ -233,6 +233,9 @@ fn comments_move_no_revision_but_the_lines_that_events_name() {
     let moved = POLICY.replace("services:", "# who may\n\n# call whom\nservices:");
     lab.write_policy(&moved).unwrap();
     wait_for_log(&agent, "policy read again, changed", 1);
+    // That was said before it was in force; this is after.
+    agent.hang_up().unwrap();
+    wait_for_log(&agent, "policy read again, unchanged", 1);
     assert!(line_told(2).ends_with(&format!("shop.yaml:{}", line_of_db(&moved))));
     assert_ne!(line_of_db(POLICY), line_of_db(&moved));
     assert_eq!(agent.revision().unwrap(), revision);
