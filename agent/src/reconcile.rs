@@ -163,7 +163,8 @@ impl Reconciler {
                 self.guard();
                 self.collect_flows();
                 let due = self.postponed.take_if(|since| since.elapsed() >= POSTPONED).is_some();
-                if !(due && self.policies.reload(policies::AGAIN)) && !self.unfinished {
+                let again = due && self.policies.reload(policies::AGAIN);
+                if !again && !self.unfinished {
                     return;
                 }
                 self.pass();
