@@ -246,7 +246,7 @@ impl File {
 }
 
 /// Reads settings, or says what is wrong with them.
-fn parse(text: &str) -> Result<File, String> {
+pub(crate) fn parse(text: &str) -> Result<File, String> {
     let file: File = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
     let timeouts = file.timeouts.unwrap_or_default();
     let zero = [

@@ -13,12 +13,22 @@ pub mod plan;
 pub mod sizes;
 pub mod streams;
 
+mod error;
 mod filter;
 mod heritage;
 mod link;
+mod options;
 mod query;
 mod raw;
 mod watchdog;
 mod writer;
 
-pub use writer::{DEFAULT_ADOPT, Datapath, DatapathError, Options};
+pub use error::DatapathError;
+pub use options::{DEFAULT_ADOPT, Options};
+pub use writer::Datapath;
+
+/// Reads what the kernel says of a filter, and forgets it.
+#[cfg(fuzzing)]
+pub(crate) fn read_filter(payload: &[u8]) {
+    query::filter(payload);
+}

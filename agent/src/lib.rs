@@ -21,4 +21,7 @@ pub mod state;
 pub mod status;
 pub mod telemetry;
 
+#[cfg(fuzzing)]
+pub mod inputs;
+
 mod netlink;

@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod detours;
 pub mod dual_lab;
 pub mod engine_lab;
+pub mod fake_engine;
 pub mod flood;
 pub mod frames;
 pub mod other_build;
@@ -15,6 +16,7 @@ pub mod soak;
 
 pub mod bpffs;
 pub mod packet;
+pub mod scale;
 
 pub mod attached;
 pub mod bpf;

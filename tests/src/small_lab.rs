@@ -339,6 +339,47 @@ impl SmallLab {
     }
 }
 
+/// A container that nobody has been told of: a port of the bridge, a namespace, an address. It goes with the value.
+#[derive(Debug)]
+pub struct Newcomer {
+    netns: Netns,
+    host: String,
+}
+
+impl Drop for Newcomer {
+    fn drop(&mut self) {
+        // At once: the kernel takes its time with what goes along with a namespace.
+        drop(run(Command::new("ip").args(["-n", &self.host, "link", "delete", "p-new"])));
+    }
+}
+
+impl SmallLab {
+    /// Plugs in a container that nobody is told of.
+    pub fn newcomer(&self) -> Result<Newcomer> {
+        const NUMBER: u8 = 99;
+        let netns = Netns::create()?;
+        self.host.ip(&format!(
+            "link add p-new type veth peer name eth0 address {} netns {}",
+            mac(NUMBER),
+            netns.name()
+        ))?;
+        self.host.ip("link set p-new master lab0 up")?;
+        netns.ip_lines(&format!(
+            "address add 198.18.7.{NUMBER}/24 dev eth0
+             link set eth0 up"
+        ))?;
+        Ok(Newcomer { netns, host: self.host.name().to_owned() })
+    }
+}
+
+impl Newcomer {
+    /// Whether it can open a connection.
+    pub fn reaches(&self, lab: &SmallLab, to: &str, port: u16) -> Result<bool> {
+        let address = SocketAddr::new(lab.address(to)?, port);
+        Ok(within(&self.netns.path(), move || TcpStream::connect_timeout(&address, CONNECT_LIMIT))?.is_ok())
+    }
+}
+
 /// Whether an open connection still carries bytes both ways.
 pub fn answers(stream: &mut TcpStream) -> bool {
     answers_within(stream, ANSWER_LIMIT)

@@ -153,7 +153,7 @@ fn kind(name: &[u8]) -> Vec<u8> {
 }
 
 /// A filter, from the kernel's words; `None` for what only leads up to one, or is of another chain.
-fn filter(payload: &[u8]) -> Option<Filter> {
+pub(super) fn filter(payload: &[u8]) -> Option<Filter> {
     let handle = number(payload.get(8..12)?)?;
     let info = number(payload.get(16..20)?)?;
     let (mut options, mut chain) = (None, 0);

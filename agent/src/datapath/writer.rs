@@ -9,7 +9,7 @@ mod revision;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use agent_common::{
-    config::{Config, DEFAULT_MARK_MASK, MarkLayout, Timeouts},
+    config::{Config, MarkLayout},
     endpoint::{Interface, InterfaceKind},
     verdict::Hook,
 };
@@ -21,18 +21,15 @@ use aya::{
 use self::{host::adopted_host, revision::same_entries};
 use super::{
     attach::{self, AttachError, Attachments, Via},
-    counters::{CounterError, Counters, Filled, Filling},
+    counters::{Counters, Filled, Filling},
+    error::DatapathError,
     heritage::{self, Heritage},
-    kernel::{self, KernelError},
-    loader::{self, LoadError},
-    maps::{self, Maps, TakeError},
-    migrate::{
-        self, Migration,
-        convert::{self, Conversion},
-    },
-    pins::{Lock, PinError, Pins},
+    kernel, loader,
+    maps::{self, Maps},
+    migrate::{self, Migration},
+    options::Options,
+    pins::{Lock, Pins},
     plan::{self, HostState, LeftOut, Slots},
-    sizes::Sizes,
     streams::{Diagnostics, Events},
     watchdog::Watchdog,
 };
@@ -42,91 +39,6 @@ use crate::{
     policy::{entries::Entries, glob::Glob},
     reconcile::Chain,
 };
-
-/// How the datapath is set up.
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub pin_dir: PathBuf,
-    /// The bits of `skb->mark` that belong to the agent.
-    pub mark_mask: u32,
-    pub timeouts: Timeouts,
-    pub sizes: Sizes,
-    /// Overrides the choice by kernel version.
-    pub via: Option<Via>,
-    /// Whether the programs log what they do.
-    pub diagnostics: bool,
-    /// Names of the interfaces whose packets to published ports are judged where they come in.
-    pub uplinks: Vec<Glob>,
-    /// For how long after the first start connections from before it are taken over.
-    pub adopt: Duration,
-    /// How entries of older layouts are read.
-    pub conversions: &'static [Conversion],
-}
-
-impl Options {
-    #[must_use]
-    pub fn new(pin_dir: PathBuf) -> Self {
-        Self {
-            pin_dir,
-            mark_mask: DEFAULT_MARK_MASK,
-            timeouts: Timeouts::DEFAULT,
-            sizes: Sizes::DEFAULT,
-            via: None,
-            diagnostics: false,
-            uplinks: vec![Glob::new("*")],
-            adopt: DEFAULT_ADOPT,
-            conversions: convert::ALL,
-        }
-    }
-}
-
-/// The kernel side did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum DatapathError {
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    #[error(transparent)]
-    Pins(#[from] PinError),
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    #[error(transparent)]
-    Take(#[from] TakeError),
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-    #[error(transparent)]
-    Counters(#[from] CounterError),
-    #[error("mark mask `{mask:#x}` is not at least 8 contiguous bits")]
-    Mark { mask: u32 },
-    #[error("mark mask `{new:#x}` cannot take the place of `{old:#x}` while another layout does too")]
-    MarkInUse { old: u32, new: u32 },
-    #[error("failed to open what was just pinned")]
-    Reopen(#[source] std::io::Error),
-    #[error("failed to follow events")]
-    Events(#[source] std::io::Error),
-    #[error("failed to write map `{map}`")]
-    Write { map: &'static str, source: MapError },
-    #[error("{what} need {needed} entries in map `{map}`, which has room for {room}")]
-    Full { what: &'static str, map: &'static str, needed: usize, room: usize },
-}
-
-impl DatapathError {
-    /// What the user can do about it.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Kernel(error) => Some(error.hint().to_owned()),
-            Self::Pins(error) => Some(error.hint().to_owned()),
-            Self::Mark { .. } => Some("the default is `0xffff0000`".to_owned()),
-            Self::MarkInUse { old, .. } => {
-                Some(format!("start this version with `mark_mask: {old:#x}` first, then change it"))
-            }
-            _ => None,
-        }
-    }
-}
-
-/// Long enough for what keeps a connection open to say something on it.
-pub const DEFAULT_ADOPT: Duration = Duration::from_secs(15 * 60);
 
 /// Seconds in which a repeated denial is not a new attempt.
 const ATTEMPT_WINDOW: u32 = 30;
@@ -457,20 +369,19 @@ impl Datapath {
         })
     }
 
-    /// Whether everything has room, before anything is written. `entries`: those that will be, beside the old ones.
+    /// Whether everything has room, before anything is written. `entries`: those that will be, if others than now.
     fn check_room(&self, desired: &HostState, entries: Option<&Entries>) -> Result<(), DatapathError> {
         let room = &self.maps.capacities;
-        // Two revisions lie side by side during a swap.
-        let both = |count: fn(&Entries) -> usize| {
-            entries.map_or(0, |entries| count(entries) + self.entries.as_ref().map_or(0, count))
-        };
+        // Two revisions lie side by side during a swap. None may take more than its half: one that fits only as long
+        // as it is alone could never be replaced by another, a stricter one included.
+        let new = |count: fn(&Entries) -> usize| entries.map_or(0, count);
         let needs = [
             ("interfaces", "INTERFACES", desired.interfaces.len(), room.interfaces),
             ("addresses", "DESTINATIONS", desired.destinations.len(), room.destinations),
             ("published ports", "PUBLISHED", desired.published.len(), room.published),
-            ("services", "SUBJECTS", both(|entries| entries.subjects.len()), room.subjects),
-            ("rules", "RULES", both(|entries| entries.rules.len()), room.rules),
-            ("CIDRs", "ADDRESSES", both(|entries| entries.addresses.len()), room.addresses),
+            ("services", "SUBJECTS", new(|entries| entries.subjects.len()), room.subjects / 2),
+            ("rules", "RULES", new(|entries| entries.rules.len()), room.rules / 2),
+            ("CIDRs", "ADDRESSES", new(|entries| entries.addresses.len()), room.addresses / 2),
         ];
         for (what, map, needed, room) in needs {
             if needed > room {

@@ -36,7 +36,7 @@ enum Work {
 pub(super) const KERNELS: &str = "kernels";
 
 /// In order: cheap before dear, unprivileged before privileged.
-pub(super) const STAGES: [Stage; 9] = [
+pub(super) const STAGES: [Stage; 10] = [
     stage("fmt", "formatting", Work::Check(&["fmt", "--all", "--check"])),
     stage(
         "tidy",
@@ -85,6 +85,11 @@ pub(super) const STAGES: [Stage; 9] = [
         "unit, property and command line tests",
         Work::Tests(&["--workspace", "--exclude", "integration-tests", "--exclude", "agent-ebpf"]),
     ),
+    stage(
+        "inputs",
+        "the agent's parsers, fed by a fuzzer for a minute each",
+        Work::Check(&["run", "--quiet", "--package", "xtask", "--", "fuzz", "--input=all", "--minutes=1"]),
+    ),
     Stage {
         stops_the_rest: true,
         ..stage(
@@ -113,6 +118,7 @@ pub(super) const STAGES: [Stage; 9] = [
                 "--test=docker_life",
                 "--test=detours",
                 "--test=engine",
+                "--test=engine_restart",
                 "--",
                 "--test-threads=1",
             ]),
