@@ -1,9 +1,10 @@
-//! Development commands of Portcullis: `setup`, `build`, `demo`, `test`, `fuzz`, `vm`, `bench`, `mutants` and `tidy`. The
-//! one engine behind the README's two commands and behind CI.
+//! Development commands of Portcullis: `setup`, `build`, `demo`, `test`, `fuzz`, `vm`, `bench`, `mutants`, `conform` and
+//! `tidy`. The one engine behind the README's two commands and behind CI.
 #![expect(clippy::print_stdout, reason = "what these commands have to say is for the terminal")]
 
 mod bench;
 mod build;
+mod conform;
 mod demo;
 mod fuzz;
 mod mutants;
@@ -42,6 +43,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Break the shared crate in every small way and see whether its tests notice
     Mutants(mutants::Arguments),
+    /// Compare how compose files are read with Docker Compose itself
+    Conform(conform::Arguments),
     /// Check the rules of the code base that no compiler knows
     Tidy,
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
+        Command::Conform(arguments) => conform::run(&arguments),
         Command::Tidy => tidy::run(),
     };
     match result {

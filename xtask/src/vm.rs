@@ -5,7 +5,7 @@ mod archive;
 mod boot;
 mod guest;
 mod modules;
-mod packages;
+pub(crate) mod packages;
 mod summary;
 
 use std::path::PathBuf;

@@ -20,7 +20,7 @@ pub(super) struct Kernel {
 }
 
 /// The archives, by the label that their release files carry.
-const MAIN: &str = "Debian";
+pub(crate) const MAIN: &str = "Debian";
 const SECURITY: &str = "Debian-Security";
 /// Who signs them.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -88,12 +88,12 @@ fn parts(shown: &str) -> Vec<String> {
 }
 
 /// apt with a state of its own.
-struct Apt {
+pub(crate) struct Apt {
     folder: PathBuf,
 }
 
 impl Apt {
-    fn prepare(folder: &Path, suites: &[(&str, &str)]) -> Result<Self> {
+    pub(crate) fn prepare(folder: &Path, suites: &[(&str, &str)]) -> Result<Self> {
         for part in ["state/lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(folder.join(part))?;
         }
@@ -106,7 +106,7 @@ impl Apt {
         let mut sources = String::new();
         for (label, suite) in suites {
             let mirror = mirrors.get(*label).with_context(|| {
-                format!("this machine's apt has no archive `{label}` to take the kernel from")
+                format!("this machine's apt has no archive `{label}` to take packages from")
             })?;
             sources.push_str(&format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n"));
         }
@@ -114,7 +114,7 @@ impl Apt {
         Ok(Self { folder: folder.to_path_buf() })
     }
 
-    fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let at = |part: &str| self.folder.join(part).display().to_string();
         let mut command = Command::new(program);
         for option in [
