@@ -25,9 +25,9 @@ fn walk(node: &mut Node, path: &Path<'_>, ports: &mut PortBudget) -> Result<()> 
         form(node)?;
     }
     match &mut node.value {
-        Value::Map(map) => map
-            .iter_mut()
-            .try_for_each(|(name, entry)| walk(&mut entry.node, &path.child(name), ports)),
+        Value::Map(map) => {
+            map.iter_mut().try_for_each(|(name, entry)| walk(&mut entry.node, &path.child(name), ports))
+        }
         Value::List(items) => items.iter_mut().try_for_each(|item| walk(item, &path.child(ITEM), ports)),
         _ => Ok(()),
     }

@@ -72,18 +72,21 @@ pub(crate) fn check(model: &Node, enabled: &BTreeSet<String>) -> Result<()> {
                 && !has(part("volumes"), source)
             {
                 let message = format!("service `{name}` mounts the volume `{source}`, which is not defined");
-                return Err(fault(volume.span, message)
-                    .hint(format!("define it: `volumes: {{ {source}: {{}} }}`")));
+                return Err(
+                    fault(volume.span, message).hint(format!("define it: `volumes: {{ {source}: {{}} }}`"))
+                );
             }
         }
         for (kind, list) in [("secret", "secrets"), ("config", "configs")] {
             let own = service.get(list).map(Node::items).unwrap_or_default();
-            let built = service.get("build").and_then(|build| build.get(list)).map(Node::items).unwrap_or_default();
+            let built =
+                service.get("build").and_then(|build| build.get(list)).map(Node::items).unwrap_or_default();
             for item in own.iter().chain(built) {
                 if let Some(source) = item.get("source").and_then(Node::as_text)
                     && !has(part(list), source)
                 {
-                    let message = format!("service `{name}` uses the {kind} `{source}`, which is not defined");
+                    let message =
+                        format!("service `{name}` uses the {kind} `{source}`, which is not defined");
                     return Err(fault(item.span, message));
                 }
             }
@@ -116,14 +119,16 @@ fn one(name: &str, service: &Node, key: Span) -> Result<()> {
         let message = format!("service `{name}` has neither an image nor something to build it from");
         return Err(fault(key, message).hint("give it an `image` or a `build`"));
     }
-    if let (Some(_), Some(mode)) =
-        (service.get("networks").filter(|node| node.as_map().is_some_and(|map| !map.is_empty())), service.get("network_mode"))
-    {
+    if let (Some(_), Some(mode)) = (
+        service.get("networks").filter(|node| node.as_map().is_some_and(|map| !map.is_empty())),
+        service.get("network_mode"),
+    ) {
         let message = format!("service `{name}` has both `network_mode` and `networks`");
         return Err(fault(mode.span, message));
     }
     let deploy = service.get("deploy");
-    let limits = deploy.and_then(|deploy| deploy.get("resources")).and_then(|resources| resources.get("limits"));
+    let limits =
+        deploy.and_then(|deploy| deploy.get("resources")).and_then(|resources| resources.get("limits"));
     let replicas = deploy.and_then(|deploy| deploy.get("replicas"));
     let scale = service.get("scale");
     if let (Some(scale), Some(replicas)) = (scale, replicas)
@@ -138,6 +143,15 @@ fn one(name: &str, service: &Node, key: Span) -> Result<()> {
     {
         let message = format!("service `{name}` runs several times, but has a `container_name`");
         return Err(fault(container.span, message));
+    }
+    let reserved = deploy
+        .and_then(|deploy| deploy.get("resources")?.get("reservations")?.get("devices"))
+        .map(Node::items)
+        .unwrap_or_default();
+    if let Some(device) =
+        reserved.iter().find(|device| ["count", "device_ids"].iter().all(|key| device.get(key).is_some()))
+    {
+        return Err(fault(device.span, "a device has either a `count` or `device_ids`".to_owned()));
     }
     for (own, of_deploy) in [("cpus", "cpus"), ("mem_limit", "memory"), ("pids_limit", "pids")] {
         if let (Some(node), Some(limits)) = (service.get(own), limits)
@@ -196,8 +210,10 @@ fn cycle(services: &BTreeMap<&str, (&Node, Span)>) -> Result<()> {
                 Some((other, _)) if done.contains(other) => {}
                 Some((other, span)) => {
                     if let Some(first) = way.iter().position(|(name, _)| *name == other) {
-                        let names: Vec<&str> = way[first..].iter().map(|(name, _)| *name).chain([other]).collect();
-                        let message = format!("services depend on each other in a circle: {}", names.join(" -> "));
+                        let names: Vec<&str> =
+                            way[first..].iter().map(|(name, _)| *name).chain([other]).collect();
+                        let message =
+                            format!("services depend on each other in a circle: {}", names.join(" -> "));
                         return Err(fault(span, message));
                     }
                     way.push((other, next(services, other)));

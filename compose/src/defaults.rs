@@ -36,9 +36,6 @@ pub(crate) fn fill_in(model: &mut Node) {
         for secret in each_item(service, "secrets") {
             secret_target(secret);
         }
-        for mount in each_item(service, "volumes") {
-            bind_mount(mount);
-        }
         for gpu in each_item(service, "gpus") {
             device_count(gpu);
         }
@@ -54,9 +51,6 @@ pub(crate) fn fill_in(model: &mut Node) {
             && let Some(build) = service.get_mut("build").and_then(Node::as_map_mut)
         {
             build.put_if_missing("context", || Node::text(entry.key, "."));
-            for secret in each_item(build, "secrets") {
-                secret_target(secret);
-            }
         }
     });
 }
@@ -68,20 +62,6 @@ fn secret_target(secret: &mut Node) {
     };
     if let Some(source) = map.get("source").and_then(Node::as_text).map(str::to_owned) {
         map.put_if_missing("target", || Node::text(span, format!("/run/secrets/{source}")));
-    }
-}
-
-fn bind_mount(mount: &mut Node) {
-    let span = mount.span;
-    let Some(map) = mount.as_map_mut() else {
-        return;
-    };
-    if map.get("type").and_then(Node::as_text) != Some("bind") {
-        return;
-    }
-    map.put_if_missing("bind", || Node::map(span));
-    if let Some(bind) = map.get_mut("bind").and_then(Node::as_map_mut) {
-        bind.put_if_missing("create_host_path", || Node::new(span, Value::Bool(true)));
     }
 }
 
@@ -116,7 +96,8 @@ pub(crate) fn resolve_environment(model: &mut Node, environment: &Environment) {
         }
     });
     for part in ["secrets", "configs"] {
-        let Some(parts) = model.as_map_mut().and_then(|map| map.get_mut(part)).and_then(Node::as_map_mut) else {
+        let Some(parts) = model.as_map_mut().and_then(|map| map.get_mut(part)).and_then(Node::as_map_mut)
+        else {
             continue;
         };
         for (_, entry) in parts.iter_mut() {
@@ -195,12 +176,17 @@ fn default_network(model: &mut Node) {
         if service.contains("network_mode") || service.contains("provider") {
             return;
         }
-        if service.get("networks").is_none_or(|node| node.is_null() || node.as_map().is_some_and(Map::is_empty)) {
+        if service
+            .get("networks")
+            .is_none_or(|node| node.is_null() || node.as_map().is_some_and(Map::is_empty))
+        {
             let mut networks = Map::default();
             networks.insert("default", span, Node::new(span, Value::Null));
             service.put("networks", Node::new(span, Value::Map(networks)));
             used = Some(span);
-        } else if let Some(entry) = service.get("networks").and_then(Node::as_map).and_then(|map| map.entry("default")) {
+        } else if let Some(entry) =
+            service.get("networks").and_then(Node::as_map).and_then(|map| map.entry("default"))
+        {
             used = Some(entry.key);
         }
     });

@@ -9,7 +9,17 @@ use crate::{
 
 /// The variables of a file. Values see what `lookup` knows first, then what stands above them.
 pub(crate) fn parse(source: usize, text: &str, lookup: Lookup<'_>) -> Result<BTreeMap<String, String>> {
-    let mut reader = Reader { source, text, at: 0, lookup, found: BTreeMap::new() };
+    parse_below(source, text, lookup, BTreeMap::new())
+}
+
+/// The same, with variables that stand above the first line, and are part of the result.
+pub(crate) fn parse_below(
+    source: usize,
+    text: &str,
+    lookup: Lookup<'_>,
+    above: BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>> {
+    let mut reader = Reader { source, text, at: 0, lookup, found: above };
     while reader.skip_to_statement() {
         reader.statement()?;
     }
@@ -63,9 +73,6 @@ impl<'t> Reader<'t> {
         if let Some((offset, bad)) = key.char_indices().find(|&(_, c)| !is_key(c)) {
             let message = format!("unexpected character `{bad}` in the name of a variable");
             return Err(self.fault(start + offset, start + offset + bad.len_utf8(), message));
-        }
-        if key.is_empty() {
-            return Err(self.fault(start, start + 1, "a value without a name"));
         }
         let Some(end) = end.filter(|&end| !rest[end..].starts_with('\n')) else {
             // A name alone passes on the value that the environment has.

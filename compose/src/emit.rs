@@ -111,7 +111,9 @@ fn plain(node: &Node) -> Json {
         Value::Float(value) => number(*value),
         Value::Text(text) => Json::String(text.clone()),
         Value::List(items) => Json::Array(items.iter().map(plain).collect()),
-        Value::Map(_) => Json::Object(entries(node).map(|(name, node)| (name.to_owned(), plain(node))).collect()),
+        Value::Map(_) => {
+            Json::Object(entries(node).map(|(name, node)| (name.to_owned(), plain(node))).collect())
+        }
     }
 }
 

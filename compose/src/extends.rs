@@ -64,7 +64,8 @@ impl Loader {
             }
             None => {
                 if !services.contains(&wanted) {
-                    let message = format!("service `{name}` extends `{wanted}`, which this file does not have");
+                    let message =
+                        format!("service `{name}` extends `{wanted}`, which this file does not have");
                     return Err(vec![Fault::new(FaultKind::Reference, span, message)]);
                 }
                 self.extend(&wanted, services, path, scope, removed, chain)?;
@@ -132,9 +133,10 @@ impl Loader {
             .filter(|services| services.contains(wanted))
             .ok_or_else(missing)?;
         self.extend(wanted, services, &path, &inner, &Removed::new(), chain)?;
-        services.get(wanted).cloned().ok_or_else(|| {
-            vec![Fault::new(FaultKind::Reference, span, format!("no service `{wanted}`"))]
-        })
+        services
+            .get(wanted)
+            .cloned()
+            .ok_or_else(|| vec![Fault::new(FaultKind::Reference, span, format!("no service `{wanted}`"))])
     }
 }
 
@@ -157,7 +159,8 @@ fn reference(service: &Node, name: &str) -> Result<Option<Reference>> {
     let (wanted, file) = match extends.as_text() {
         Some(text) => (Some(text.to_owned()), None),
         None => {
-            let text = |key: &str| extends.get(key).and_then(|node| Some((node.as_text()?.to_owned(), node.span)));
+            let text =
+                |key: &str| extends.get(key).and_then(|node| Some((node.as_text()?.to_owned(), node.span)));
             (text("service").map(|(text, _)| text), text("file"))
         }
     };

@@ -50,12 +50,7 @@ impl Loader {
         Ok(())
     }
 
-    fn include(
-        &mut self,
-        item: &Item,
-        scope: &Scope<'_>,
-        included: &[PathBuf],
-    ) -> Result<Node, Vec<Fault>> {
+    fn include(&mut self, item: &Item, scope: &Scope<'_>, included: &[PathBuf]) -> Result<Node, Vec<Fault>> {
         let home = self.home.clone();
         let join = |text: &str| paths::join(scope.folder, text, home.as_deref());
         let mut files = Vec::new();
@@ -77,7 +72,10 @@ impl Loader {
             return Err(vec![Fault::new(FaultKind::Limit, item.span, "`include` is nested too deeply")]);
         }
         let folder = match (&item.folder, files.first()) {
-            (Some(folder), _) => join(folder),
+            // As Compose does it: of a folder that is not there, the one above.
+            (Some(folder), _) => {
+                Some(join(folder)).filter(|folder| folder.is_dir()).unwrap_or_else(|| join(folder).join(".."))
+            }
             (None, Some(first)) => first.parent().unwrap_or(scope.folder).to_owned(),
             (None, None) => scope.folder.to_owned(),
         };
@@ -154,11 +152,9 @@ fn item(node: &Node) -> Result<Item> {
         };
         match node.as_text() {
             Some(text) => vec![(text.to_owned(), node.span)],
-            None => node
-                .items()
-                .iter()
-                .filter_map(|item| Some((item.as_text()?.to_owned(), item.span)))
-                .collect(),
+            None => {
+                node.items().iter().filter_map(|item| Some((item.as_text()?.to_owned(), item.span))).collect()
+            }
         }
     };
     let paths = match node.as_text() {

@@ -16,9 +16,7 @@ enum Cast {
 }
 
 /// Where a text becomes something else.
-const CASTS: [(&str, Cast); 43] = [
-    ("services.*.configs.*.mode", Cast::Int),
-    ("services.*.secrets.*.mode", Cast::Int),
+const CASTS: [(&str, Cast); 41] = [
     ("services.*.cpu_count", Cast::Int),
     ("services.*.cpu_percent", Cast::Float),
     ("services.*.cpu_period", Cast::Int),
@@ -79,7 +77,8 @@ fn walk(node: &mut Node, path: &Path<'_>, lookup: Lookup<'_>, unset: &mut BTreeS
             items.iter_mut().try_for_each(|item| walk(item, &path.child(ITEM), lookup, unset))
         }
         Value::Text(text) => {
-            let filled = template::substitute(text, lookup, unset).map_err(|error| fault(error, node.span, text))?;
+            let filled =
+                template::substitute(text, lookup, unset).map_err(|error| fault(error, node.span, text))?;
             node.value = match CASTS.iter().find(|(pattern, _)| path.matches(pattern)) {
                 Some((_, cast)) => cast.apply(&filled).ok_or_else(|| {
                     let message = format!("`{path}` is {}, not `{filled}`", cast.name());

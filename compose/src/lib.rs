@@ -1,6 +1,7 @@
 //! Reads compose files as Docker Compose does. Every value keeps the place where it is written, so that whoever judges
 //! the result can point at a line. `cargo xtask conform` compares what comes out with Compose itself.
 
+mod amounts;
 mod canonical;
 mod consistency;
 mod defaults;

@@ -136,6 +136,7 @@ impl Loader {
             return Err(vec![Fault::new(FaultKind::Schema, span, message)]);
         };
         crate::defaults::fill_in(&mut model);
+        crate::amounts::check(&model)?;
         crate::consistency::check_resources(&model)?;
         paths::resolve(&mut model, scope.folder, self.home.as_deref())?;
         crate::defaults::resolve_environment(&mut model, scope.environment);

@@ -91,7 +91,10 @@ fn plain(base: Node, over: Node, path: &Path<'_>) -> Result<Node> {
         }
         (Value::Map(_) | Value::List(_), value) => {
             let over = Node::new(over.span, value);
-            let message = format!("`{path}` cannot be merged: it is {} here and something else in what it overrides", over.kind());
+            let message = format!(
+                "`{path}` cannot be merged: it is {} here and something else in what it overrides",
+                over.kind()
+            );
             Err(Fault::new(FaultKind::Schema, over.span, message)
                 .hint("write both the same way, or put `!override` in front"))
         }
@@ -102,7 +105,7 @@ fn plain(base: Node, over: Node, path: &Path<'_>) -> Result<Node> {
 fn maps(mut base: Map, over: Map, path: &Path<'_>) -> Result<Map> {
     for (name, entry) in over {
         let merged = match base.remove(&name) {
-            Some(old) if !name.starts_with("x-") => node(old.node, entry.node, &path.child(&name))?,
+            Some(old) => node(old.node, entry.node, &path.child(&name))?,
             _ => entry.node,
         };
         base.insert(name, entry.key, merged);
@@ -212,20 +215,18 @@ pub(crate) fn dependency(name: &Node) -> Node {
 }
 
 fn subnets(base: Node, over: Node, path: &Path<'_>) -> Result<Node> {
-    let (Value::List(base), Value::List(over_items)) = (base.value, over.value) else {
+    let (Value::List(mut base), Value::List(over_items)) = (base.value, over.value) else {
         return Err(Fault::schema(over.span, format!("`{path}` is a list")));
     };
-    let mut merged: Vec<Node> = base;
+    // Ranges that the later file does not name are gone.
+    let mut merged: Vec<Node> = Vec::new();
     for item in over_items {
         let subnet = |node: &Node| node.get("subnet").cloned();
-        let same = merged.iter().position(|old| subnet(old) == subnet(&item));
-        match same {
-            Some(index) => {
-                let old = merged.remove(index);
-                merged.insert(index, plain(old, item, path)?);
-            }
-            None => merged.push(item),
-        }
+        let same = base.iter().position(|old| subnet(old) == subnet(&item));
+        merged.push(match same {
+            Some(index) => plain(base.swap_remove(index), item, path)?,
+            None => item,
+        });
     }
     Ok(Node::new(over.span, Value::List(merged)))
 }

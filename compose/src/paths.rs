@@ -48,9 +48,9 @@ fn walk(node: &mut Node, path: &Path<'_>, resolver: &Resolver<'_>) -> Result<()>
         return Ok(());
     }
     match &mut node.value {
-        Value::Map(map) => map
-            .iter_mut()
-            .try_for_each(|(name, entry)| walk(&mut entry.node, &path.child(name), resolver)),
+        Value::Map(map) => {
+            map.iter_mut().try_for_each(|(name, entry)| walk(&mut entry.node, &path.child(name), resolver))
+        }
         Value::List(items) => items.iter_mut().try_for_each(|item| walk(item, &path.child(ITEM), resolver)),
         _ => Ok(()),
     }
@@ -99,8 +99,11 @@ impl Resolver<'_> {
 }
 
 fn is_remote(text: &str) -> bool {
-    let schemes = ["https://", "http://", "git://", "ssh://", "github.com/", "git@", "oci://", "docker-image://"];
-    schemes.iter().any(|scheme| text.starts_with(scheme)) || text.starts_with("service:") || text.starts_with("target:")
+    let schemes =
+        ["https://", "http://", "git://", "ssh://", "github.com/", "git@", "oci://", "docker-image://"];
+    schemes.iter().any(|scheme| text.starts_with(scheme))
+        || text.starts_with("service:")
+        || text.starts_with("target:")
 }
 
 /// A path below a folder, `.` and `..` taken out; `~` is the home folder.

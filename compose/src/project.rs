@@ -158,13 +158,17 @@ fn read_env_files(
 }
 
 fn is_set(environment: &Environment, name: &str) -> bool {
-    environment.get(name).is_some_and(|value| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"))
+    environment
+        .get(name)
+        .is_some_and(|value| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"))
 }
 
 fn inputs(loader: &Loader, request: &Request, environment: &Environment) -> Result<Vec<Input>> {
     let working = &request.working_directory;
     let mut files = request.files.clone();
-    if files.is_empty() && let Some(named) = environment.get("COMPOSE_FILE").filter(|named| !named.is_empty()) {
+    if files.is_empty()
+        && let Some(named) = environment.get("COMPOSE_FILE").filter(|named| !named.is_empty())
+    {
         let separator = environment.get("COMPOSE_PATH_SEPARATOR").map_or(":", String::as_str);
         files.extend(named.split(separator).map(PathBuf::from));
     }
@@ -178,7 +182,8 @@ fn inputs(loader: &Loader, request: &Request, environment: &Environment) -> Resu
         };
         return Ok(files.iter().map(input).collect());
     }
-    let start = request.project_directory.as_deref().map_or_else(|| working.clone(), |folder| working.join(folder));
+    let start =
+        request.project_directory.as_deref().map_or_else(|| working.clone(), |folder| working.join(folder));
     let mut here = Some(start.as_path());
     while let Some(folder) = here {
         let first = |names: &[&str]| names.iter().map(|name| folder.join(name)).find(|path| path.is_file());
@@ -208,40 +213,35 @@ fn project_name(
     let given = request.project_name.as_ref().or_else(|| environment.get("COMPOSE_PROJECT_NAME"));
     if let Some(name) = given.filter(|name| !name.is_empty()) {
         if normalized(name) != *name {
-            return Err(bad_name(name, None));
+            return Err(bad_name(name));
         }
         return Ok(name.clone());
     }
-    if let Some((name, span)) = written_name(loader, inputs, environment)? {
-        let normal = normalized(&name);
-        if normal != name {
-            return Err(bad_name(&name, Some(span)));
-        }
-        if !normal.is_empty() {
-            return Ok(normal);
+    if let Some(name) = written_name(loader, inputs, environment)? {
+        let name = normalized(&name);
+        if !name.is_empty() {
+            return Ok(name);
         }
     }
     let base = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let name = normalized(&base);
     if name.is_empty() {
         let message = "the project has no name".to_owned();
-        return Err(Fault::new(FaultKind::Inconsistent, None, message).hint("write `name: shop` into the file"));
+        return Err(
+            Fault::new(FaultKind::Inconsistent, None, message).hint("write `name: shop` into the file")
+        );
     }
     Ok(name)
 }
 
-fn bad_name(name: &str, span: Option<Span>) -> Fault {
+fn bad_name(name: &str) -> Fault {
     let message = format!("`{name}` cannot name a project");
-    Fault::new(FaultKind::Schema, span, message)
+    Fault::new(FaultKind::Schema, None, message)
         .hint("lower case letters, digits, `-` and `_`, beginning with a letter or digit")
 }
 
 /// The `name` of the last file that has one.
-fn written_name(
-    loader: &mut Loader,
-    inputs: &[Input],
-    environment: &Environment,
-) -> Result<Option<(String, Span)>> {
+fn written_name(loader: &mut Loader, inputs: &[Input], environment: &Environment) -> Result<Option<String>> {
     let mut found = None;
     for input in inputs {
         let source = loader.open(input)?;
@@ -252,7 +252,7 @@ fn written_name(
                 let mut name = name.clone();
                 let lookup = |variable: &str| environment.get(variable).cloned();
                 interpolate::interpolate(&mut name, &lookup, &mut BTreeSet::new())?;
-                found = name.as_text().map(|text| (text.to_owned(), name.span));
+                found = name.as_text().map(str::to_owned);
             }
         }
     }

@@ -92,7 +92,9 @@ mod tests {
 
     #[test]
     fn floats_as_go_prints_them() {
-        for (value, text) in [(1.5, "1.5"), (1e21, "1e+21"), (1e20, "100000000000000000000"), (0.00001, "1e-05")] {
+        for (value, text) in
+            [(1.5, "1.5"), (1e21, "1e+21"), (1e20, "100000000000000000000"), (0.00001, "1e-05")]
+        {
             assert_eq!(print_float(value), text);
         }
     }

@@ -70,7 +70,7 @@ static SERVICE: Shape = object(&[
     ("cgroup_parent", &TEXT),
     ("command", &COMMAND),
     ("configs", &FILE_MOUNTS),
-    ("container_name", &TEXT),
+    ("container_name", &CONTAINER_NAME),
     ("cpu_count", &Bounded(0, i64::MAX)),
     ("cpu_percent", &Bounded(0, 100)),
     ("cpu_shares", &AMOUNT),
@@ -153,6 +153,18 @@ static SERVICE: Shape = object(&[
     ("volumes_from", &TEXT_SET),
     ("working_dir", &TEXT),
 ]);
+
+/// Compose looks for a part that would do as a name.
+static CONTAINER_NAME: Shape = Shape::Matching(
+    |text| {
+        let part = |pair: &[u8]| {
+            pair[0].is_ascii_alphanumeric()
+                && (pair[1].is_ascii_alphanumeric() || matches!(pair[1], b'_' | b'.' | b'-'))
+        };
+        text.as_bytes().windows(2).any(part)
+    },
+    "names of containers have at least two letters or digits",
+);
 
 static BUILD: Shape = object(&[
     ("additional_contexts", &LIST_OR_DICT),
@@ -272,10 +284,8 @@ static DEVELOP: Shape = optional(&[(
     )),
 )]);
 
-static DEVICE: Shape = OneOf(&[
-    &TEXT,
-    &requiring(&["source"], &[("permissions", &TEXT), ("source", &TEXT), ("target", &TEXT)]),
-]);
+static DEVICE: Shape =
+    OneOf(&[&TEXT, &requiring(&["source"], &[("permissions", &TEXT), ("source", &TEXT), ("target", &TEXT)])]);
 
 static ENV_FILE: Shape = OneOf(&[
     &TEXT,
@@ -335,7 +345,8 @@ static PORT: Shape = OneOf(&[
     ]),
 ]);
 
-static ULIMITS: Shape = Dict(&OneOf(&[&COUNT, &requiring(&["soft", "hard"], &[("hard", &COUNT), ("soft", &COUNT)])]));
+static ULIMITS: Shape =
+    Dict(&OneOf(&[&COUNT, &requiring(&["soft", "hard"], &[("hard", &COUNT), ("soft", &COUNT)])]));
 
 static MOUNT: Shape = OneOf(&[
     &TEXT,

@@ -8,6 +8,7 @@ use crate::{
     load::{Environment, Loader},
     node::{Fault, FaultKind, Map, Node, Result, Span, Value},
     project::pairs,
+    template::Lookup,
 };
 
 /// Reads the files of every service in use and puts their variables below those that are written.
@@ -29,11 +30,22 @@ pub(crate) fn resolve_env_files(
 fn resolve(loader: &mut Loader, service: &mut Map, environment: &Environment) -> Result<()> {
     let files = service.remove("env_file");
     if let Some(files) = files {
+        let written: Environment = service
+            .get("environment")
+            .map(pairs)
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|(name, value, _)| Some((name, value?)))
+            .collect();
+        let lookup = |name: &str| environment.get(name).or_else(|| written.get(name)).cloned();
         let mut variables = Map::default();
+        let mut known = Environment::new();
         for item in files.node.items() {
-            for (name, value) in read(loader, item, environment, &variables)? {
-                variables.insert(name, item.span, Node::text(item.span, value));
+            let found = read(loader, item, &lookup, known.clone())?;
+            for (name, value) in found.iter().filter(|(name, value)| known.get(*name) != Some(value)) {
+                variables.insert(name.as_str(), item.span, Node::text(item.span, value.as_str()));
             }
+            known = found;
         }
         lay_under(service, "environment", variables, files.node.span);
     }
@@ -53,17 +65,12 @@ fn resolve(loader: &mut Loader, service: &mut Map, environment: &Environment) ->
     Ok(())
 }
 
-fn read(
-    loader: &mut Loader,
-    item: &Node,
-    environment: &Environment,
-    above: &Map,
-) -> Result<Environment> {
+fn read(loader: &mut Loader, item: &Node, lookup: Lookup<'_>, above: Environment) -> Result<Environment> {
     let path = item.get("path").and_then(Node::as_text).unwrap_or_default().to_owned();
     let required = item.get("required").and_then(Node::as_bool) != Some(false);
     if !Path::new(&path).exists() {
         if !required {
-            return Ok(Environment::new());
+            return Ok(above);
         }
         let shown = loader.shown(Path::new(&path));
         let message = format!("the env file `{shown}` does not exist");
@@ -72,12 +79,9 @@ fn read(
     let source = loader.read(Path::new(&path), Some(item.span))?;
     let text = loader.sources.files[source].text.clone();
     if item.get("format").and_then(Node::as_text) == Some("raw") {
-        return Ok(raw(&text));
+        return Ok(above.into_iter().chain(raw(&text)).collect());
     }
-    let lookup = |name: &str| {
-        environment.get(name).cloned().or_else(|| above.get(name).and_then(Node::printed))
-    };
-    dotenv::parse(source, &text, &lookup)
+    dotenv::parse_below(source, &text, lookup, above)
 }
 
 /// Lines as they are.

@@ -13,6 +13,8 @@ pub(crate) enum Shape {
     Scalar(&'static [Kind]),
     /// One of these words.
     Word(&'static [&'static str]),
+    /// Text that a function accepts, and what it wants.
+    Matching(fn(&str) -> bool, &'static str),
     /// A whole number within bounds, or text.
     Bounded(i64, i64),
     List(&'static Shape),
@@ -92,6 +94,12 @@ fn compare(node: &Node, at: Span, path: &Path<'_>, shape: &Shape, faults: &mut V
                 let listed = words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
                 let message = format!("`{path}` cannot be `{text}`");
                 faults.push(Fault::schema(node.span, message).hint(format!("it is one of {listed}")));
+            }
+        }
+        (Shape::Matching(fits, wanted), Value::Text(text)) => {
+            if !fits(text) {
+                let message = format!("`{path}` cannot be `{text}`");
+                faults.push(Fault::schema(node.span, message).hint(*wanted));
             }
         }
         (Shape::Bounded(..), Value::Text(_)) => {}
@@ -190,7 +198,7 @@ impl Shape {
         match self {
             Self::Any => true,
             Self::Scalar(kinds) => kinds.iter().any(|kind| kind.fits(value)),
-            Self::Word(_) => matches!(value, Value::Text(_)),
+            Self::Word(_) | Self::Matching(..) => matches!(value, Value::Text(_)),
             Self::Bounded(..) => matches!(value, Value::Text(_) | Value::Int(_)),
             Self::List(_) | Self::Set(_) => matches!(value, Value::List(_)),
             Self::Dict(_) | Self::Named(_) => matches!(value, Value::Map(_)),
@@ -210,7 +218,7 @@ impl Shape {
         match self {
             Self::Any => add("anything"),
             Self::Scalar(kinds) => kinds.iter().for_each(|kind| add(kind.name())),
-            Self::Word(_) => add("text"),
+            Self::Word(_) | Self::Matching(..) => add("text"),
             Self::Bounded(..) => add("a whole number"),
             Self::List(_) | Self::Set(_) => add("a list"),
             Self::Dict(_) | Self::Named(_) | Self::Object(_) => add("a mapping"),
@@ -232,6 +240,8 @@ fn is_near(left: &str, right: &str) -> bool {
     let (left, right): (Vec<char>, Vec<char>) = (left.chars().collect(), right.chars().collect());
     let same = left.iter().zip(&right).take_while(|(a, b)| a == b).count();
     let (left, right) = (&left[same..], &right[same..]);
-    let tail = |cut_left: usize, cut_right: usize| left.get(cut_left..).is_some_and(|rest| Some(rest) == right.get(cut_right..));
+    let tail = |cut_left: usize, cut_right: usize| {
+        left.get(cut_left..).is_some_and(|rest| Some(rest) == right.get(cut_right..))
+    };
     tail(1, 0) || tail(0, 1) || tail(1, 1) || (tail(2, 2) && left[0] == right[1] && left[1] == right[0])
 }

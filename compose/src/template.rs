@@ -56,9 +56,10 @@ fn fill(
         } else {
             let length = name_length(behind);
             if length == 0 {
-                return Err(TemplateError::Invalid(at));
+                filled.push('$');
+            } else {
+                filled.push_str(&value_of(&behind[..length], lookup, unset));
             }
-            filled.push_str(&value_of(&behind[..length], lookup, unset));
             rest = &behind[length..];
         }
         if filled.len() > MAX_LENGTH {
@@ -172,6 +173,7 @@ mod tests {
             ("${A:?no}${A?no}${EMPTY?no}", "aa"),
             ("${B:-a}b}", "ab}"),
             ("${A:-${B:?never asked}}", "a"),
+            ("a$ $1 $-$A", "a$ $1 $-a"),
         ] {
             assert_eq!(filled(text).as_deref(), Ok(expected), "{text}");
         }
@@ -179,7 +181,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_filled_in() {
-        for text in ["$", "a $1", "${", "${}", "${A", "${A!b}", "$-", "${1A}"] {
+        for text in ["${", "${}", "${A", "${A!b}", "${1A}"] {
             assert!(matches!(filled(text), Err(TemplateError::Invalid(_))), "{text}");
         }
         for text in ["${B:?why $A}", "${B?why $A}", "${EMPTY:?why $A}"] {

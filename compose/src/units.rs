@@ -100,9 +100,14 @@ mod tests {
         assert_eq!(bytes("1.5gb"), Some(3 << 29));
         assert_eq!(bytes("-1"), Some(-1));
         assert_eq!(bytes("x"), None);
-        for (text, printed) in
-            [("90s", "1m30s"), ("1h", "1h0m0s"), ("1.5s", "1.5s"), ("100ms", "100ms"), ("1d", "24h0m0s"), ("0", "0s")]
-        {
+        for (text, printed) in [
+            ("90s", "1m30s"),
+            ("1h", "1h0m0s"),
+            ("1.5s", "1.5s"),
+            ("100ms", "100ms"),
+            ("1d", "24h0m0s"),
+            ("0", "0s"),
+        ] {
             assert_eq!(print_duration(duration(text).unwrap()), printed, "{text}");
         }
         assert_eq!(duration("10"), None);

@@ -46,7 +46,8 @@ pub(crate) fn parse(source: usize, text: &str, budget: &mut Budget) -> Result<Ve
         flow_nesting_limit: MAX_DEPTH,
         block_nesting_limit: MAX_DEPTH,
     };
-    let mut builder = Builder { source, text, budget, open: Vec::new(), anchors: HashMap::new(), documents: Vec::new() };
+    let mut builder =
+        Builder { source, text, budget, open: Vec::new(), anchors: HashMap::new(), documents: Vec::new() };
     for event in Parser::new_from_str_with_options(text, options) {
         match event {
             Ok((event, span)) => builder.take(event, span)?,
@@ -230,7 +231,8 @@ fn mapping(pairs: Vec<(Node, Node)>, text: &str) -> Result<Map> {
             }
         };
         if let Some(first) = map.entry(&name) {
-            let line = text.as_bytes().iter().take(first.key.start).filter(|&&byte| byte == b'\n').count() + 1;
+            let line =
+                text.as_bytes().iter().take(first.key.start).filter(|&&byte| byte == b'\n').count() + 1;
             let message = format!("duplicate key `{name}`");
             return Err(Fault::new(FaultKind::Syntax, key.span, message)
                 .hint(format!("it stands in line {line} already")));
@@ -274,7 +276,8 @@ mod tests {
         assert_eq!(&text[web.key.start..web.key.end], "wéb");
         let ports = web.node.get("ports").unwrap();
         assert_eq!(&text[ports.span.start..ports.span.end], "[\"80:80\", 81");
-        let written: Vec<&str> = ports.items().iter().map(|item| &text[item.span.start..item.span.end]).collect();
+        let written: Vec<&str> =
+            ports.items().iter().map(|item| &text[item.span.start..item.span.end]).collect();
         assert_eq!(written, ["\"80:80\"", "81"]);
         assert_eq!(ports.items()[1].as_int(), Some(81));
     }

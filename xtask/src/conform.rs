@@ -104,7 +104,8 @@ fn cases(folder: &Path) -> Result<Vec<Case>> {
         }
     }
     files.sort();
-    let written: Vec<&PathBuf> = files.iter().filter(|path| path.extension().is_some_and(|end| end == "case")).collect();
+    let written: Vec<&PathBuf> =
+        files.iter().filter(|path| path.extension().is_some_and(|end| end == "case")).collect();
     for path in &written {
         found.push(Case::read(path)?);
     }
@@ -118,5 +119,6 @@ fn cases(folder: &Path) -> Result<Vec<Case>> {
 fn is_compose_file(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let yaml = name.ends_with(".yaml") || name.ends_with(".yml");
-    yaml && !name.contains("override") && fs::read_to_string(path).is_ok_and(|text| text.contains("services:"))
+    yaml && !name.contains("override")
+        && fs::read_to_string(path).is_ok_and(|text| text.contains("services:"))
 }

@@ -54,13 +54,17 @@ fn short(text: &str, span: Span, budget: &mut PortBudget) -> Result<Vec<Node>> {
     let fault = |message: String| {
         Fault::schema(span, message).hint("ports are written `[ADDRESS:][HOST:]CONTAINER[/PROTOCOL]`")
     };
-    let (before, container) = text.rsplit_once(':').map_or((None, text), |(before, last)| (Some(before), last));
+    let (before, container) =
+        text.rsplit_once(':').map_or((None, text), |(before, last)| (Some(before), last));
     let (address, host) = match before.map(|before| before.rsplit_once(':').unwrap_or(("", before))) {
         Some((address, host)) => (address, host),
         None => ("", ""),
     };
-    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
-    if !bare.is_empty() && bare.parse::<std::net::IpAddr>().is_err() {
+    let inner = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let bare = inner.unwrap_or(address);
+    // Without brackets nobody could tell where the address ends.
+    let is_address = bare.parse::<std::net::IpAddr>().is_ok() && (inner.is_some() || !bare.contains(':'));
+    if !address.is_empty() && !is_address {
         return Err(fault(format!("`{address}` in the port `{text}` is no address")));
     }
     let (container, protocol) = match container.split_once('/') {
@@ -71,11 +75,13 @@ fn short(text: &str, span: Span, budget: &mut PortBudget) -> Result<Vec<Node>> {
     if !["tcp", "udp", "sctp"].contains(&protocol.as_str()) {
         return Err(fault(format!("unknown protocol `{protocol}` in the port `{text}`")));
     }
-    let (first, last) =
-        range(container).ok_or_else(|| fault(format!("`{container}` in `{text}` is no port of a container")))?;
+    let (first, last) = range(container)
+        .ok_or_else(|| fault(format!("`{container}` in `{text}` is no port of a container")))?;
     let published = match host {
         "" => None,
-        host => Some(range(host).ok_or_else(|| fault(format!("`{host}` in `{text}` is no port of the host")))?),
+        host => {
+            Some(range(host).ok_or_else(|| fault(format!("`{host}` in `{text}` is no port of the host")))?)
+        }
     };
     if let Some((from, to)) = published
         && last - first != to - from
@@ -138,12 +144,24 @@ mod tests {
             ("8080-8090:80", &["|8080-8090|80/tcp"]),
             ("127.0.0.1::80", &["127.0.0.1||80/tcp"]),
             ("[::1]:80:80", &["::1|80|80/tcp"]),
-            ("::1:80:80", &["::1|80|80/tcp"]),
             ("9-10", &["||10/tcp", "||9/tcp"]),
         ] {
             assert_eq!(written(text).unwrap(), expected, "{text}");
         }
-        for text in ["", "a", "80:", "1.2.3:80:80", "80-81:1-3", "70000", "80/x", "3-1", "80:-1", "+80"] {
+        for text in [
+            "",
+            "a",
+            "80:",
+            "::1:80:80",
+            "[]:80:80",
+            "1.2.3:80:80",
+            "80-81:1-3",
+            "70000",
+            "80/x",
+            "3-1",
+            "80:-1",
+            "+80",
+        ] {
             assert!(written(text).is_err(), "{text}");
         }
     }

@@ -62,9 +62,8 @@ fn is_drive(text: &str) -> bool {
 }
 
 fn parse(text: &str, span: Span) -> Result<Mount<'_>> {
-    let fault = |message: String| {
-        Fault::schema(span, message).hint("mounts are written `[SOURCE:]TARGET[:OPTIONS]`")
-    };
+    let fault =
+        |message: String| Fault::schema(span, message).hint("mounts are written `[SOURCE:]TARGET[:OPTIONS]`");
     if text.is_empty() {
         return Err(fault("an empty mount".to_owned()));
     }

@@ -46,6 +46,8 @@ pub(super) enum Form {
     List(&'static Form),
     Map(&'static Form),
     Struct(Fields),
+    /// A structure whose keys begin with capitals.
+    Capitals(Fields),
     /// A structure that is there also if it is not written.
     Always(Fields),
 }
@@ -56,6 +58,7 @@ type Fields = &'static [(&'static str, Form)];
 pub(super) fn print(node: &Node, form: &Form) -> Json {
     match form {
         Form::Struct(fields) | Form::Always(fields) => structure(Some(node), fields),
+        Form::Capitals(fields) => capitals(node, fields),
         _ => value(node, form).unwrap_or(Json::Null),
     }
 }
@@ -71,20 +74,19 @@ fn structure(node: Option<&Node>, fields: Fields) -> Json {
             (None, _) => None,
         };
         if let Some(printed) = printed {
-            out.insert(printed_key(key).to_owned(), printed);
+            out.insert((*key).to_owned(), printed);
         }
     }
     Json::Object(out)
 }
 
 /// Devices of `blkio_config` have their keys in capitals, and nothing else does.
-fn printed_key(key: &'static str) -> &'static str {
-    match key {
-        "blkio path" => "Path",
-        "blkio rate" => "Rate",
-        "blkio weight" => "Weight",
-        other => other,
-    }
+fn capitals(node: &Node, fields: Fields) -> Json {
+    let Json::Object(plain) = structure(Some(node), fields) else {
+        return Json::Null;
+    };
+    let capital = |key: String| key[..1].to_uppercase() + &key[1..];
+    Json::Object(plain.into_iter().map(|(key, value)| (capital(key), value)).collect())
 }
 
 fn text(node: &Node) -> String {
@@ -180,7 +182,10 @@ fn value(node: &Node, form: &Form) -> Option<Json> {
             let each = |node: &Node| if node.is_null() { Json::Null } else { print(node, form) };
             filled(entries(node).map(|(name, node)| (name.to_owned(), each(node))).collect())
         }
-        Form::Struct(fields) | Form::Always(fields) => (!node.is_null()).then(|| structure(Some(node), fields)),
+        Form::Capitals(fields) => Some(capitals(node, fields)),
+        Form::Struct(fields) | Form::Always(fields) => {
+            (!node.is_null()).then(|| structure(Some(node), fields))
+        }
     }
 }
 
@@ -243,7 +248,8 @@ const RESOURCE: Form = Form::Struct(&[
     ("generic_resources", Form::List(&Form::Any)),
 ]);
 
-static THROTTLE: Form = Form::Any;
+static THROTTLE: Form = Form::Capitals(&[("path", Form::Text), ("rate", Form::Bytes)]);
+static WEIGHT: Form = Form::Capitals(&[("path", Form::Text), ("weight", Form::Int)]);
 
 static MOUNT: Form = Form::Struct(&[
     ("type", Form::Text),
@@ -318,7 +324,7 @@ pub(super) static SERVICE: Form = Form::Struct(&[
         "blkio_config",
         Form::Struct(&[
             ("weight", Form::Int),
-            ("weight_device", Form::List(&THROTTLE)),
+            ("weight_device", Form::List(&WEIGHT)),
             ("device_read_bps", Form::List(&THROTTLE)),
             ("device_read_iops", Form::List(&THROTTLE)),
             ("device_write_bps", Form::List(&THROTTLE)),
@@ -354,7 +360,7 @@ pub(super) static SERVICE: Form = Form::Struct(&[
     ("dns_search", Form::Texts),
     ("domainname", Form::Text),
     ("entrypoint", Form::Command),
-    ("provider", Form::Any),
+    ("provider", Form::Struct(&[("type", Form::Text), ("options", Form::Map(&Form::Texts))])),
     ("environment", Form::NullDict),
     ("expose", Form::Texts),
     ("external_links", Form::Texts),

@@ -13,7 +13,9 @@ pub(super) fn split(text: &str) -> Vec<String> {
             (_, '\\') => {
                 let current = word.get_or_insert_default();
                 match chars.next() {
-                    Some(next) if quote.is_none() || matches!(next, '"' | '\\' | '$' | '`') => current.push(next),
+                    Some(next) if quote.is_none() || matches!(next, '"' | '\\' | '$' | '`') => {
+                        { current.push(next); }
+                    }
                     Some(next) => current.extend(['\\', next]),
                     None => current.push('\\'),
                 }
@@ -37,6 +39,9 @@ mod tests {
 
     #[test]
     fn quotes_and_backslashes() {
-        assert_eq!(split("sh -c \"echo \\\"hi\\\" there\"  'a b'\\ c ''"), ["sh", "-c", "echo \"hi\" there", "a b c", ""]);
+        assert_eq!(
+            split("sh -c \"echo \\\"hi\\\" there\"  'a b'\\ c ''"),
+            ["sh", "-c", "echo \"hi\" there", "a b c", ""]
+        );
     }
 }

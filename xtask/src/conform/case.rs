@@ -53,7 +53,8 @@ const HOME: &str = "/srv/people";
 
 impl Case {
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).with_context(|| format!("failed to read `{}`", path.display()))?;
+        let text =
+            fs::read_to_string(path).with_context(|| format!("failed to read `{}`", path.display()))?;
         let name = path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let mut case = Self { name, refused: Some(false), ..Self::default() };
         for line in text.lines() {

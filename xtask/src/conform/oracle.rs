@@ -36,8 +36,9 @@ impl Oracle {
             .iter()
             .map(|(version, suite)| {
                 let folder = target().join("compose").join(version);
-                let program = fetch(&folder, suite)
-                    .with_context(|| format!("Docker Compose {version} is not to be had, so nothing was compared"))?;
+                let program = fetch(&folder, suite).with_context(|| {
+                    format!("Docker Compose {version} is not to be had, so nothing was compared")
+                })?;
                 let oracle = Self { version, program };
                 oracle.is_what_it_says()?;
                 Ok(oracle)
