@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod backstop;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -170,11 +170,15 @@ fn name(key: &str, entry: &mut Entry, project: &str) {
 }
 
 fn default_network(model: &mut Node) {
-    let span = model.span;
     let mut used = None;
-    for_each_service(model, |_, service| {
+    let services = model.as_map_mut().and_then(|map| map.get_mut("services")).and_then(Node::as_map_mut);
+    for (_, entry) in services.into_iter().flat_map(Map::iter_mut) {
+        let span = entry.key;
+        let Some(service) = entry.node.as_map_mut() else {
+            continue;
+        };
         if service.contains("network_mode") || service.contains("provider") {
-            return;
+            continue;
         }
         if service
             .get("networks")
@@ -189,7 +193,7 @@ fn default_network(model: &mut Node) {
         {
             used = Some(entry.key);
         }
-    });
+    }
     let (Some(span), Some(model)) = (used, model.as_map_mut()) else {
         return;
     };

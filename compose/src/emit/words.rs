@@ -14,7 +14,7 @@ pub(super) fn split(text: &str) -> Vec<String> {
                 let current = word.get_or_insert_default();
                 match chars.next() {
                     Some(next) if quote.is_none() || matches!(next, '"' | '\\' | '$' | '`') => {
-                        { current.push(next); }
+                        current.push(next);
                     }
                     Some(next) => current.extend(['\\', next]),
                     None => current.push('\\'),
