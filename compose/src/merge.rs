@@ -104,11 +104,15 @@ fn plain(base: Node, over: Node, path: &Path<'_>) -> Result<Node> {
 
 fn maps(mut base: Map, over: Map, path: &Path<'_>) -> Result<Map> {
     for (name, entry) in over {
-        let merged = match base.remove(&name) {
-            Some(old) => node(old.node, entry.node, &path.child(&name))?,
-            _ => entry.node,
-        };
-        base.insert(name, entry.key, merged);
+        match base.remove(&name) {
+            Some(old) => {
+                // What both files say something of is where it was first named.
+                let both = old.node.as_map().is_some() && entry.node.as_map().is_some();
+                let key = if both { old.key } else { entry.key };
+                base.insert(&*name, key, node(old.node, entry.node, &path.child(&name))?);
+            }
+            None => base.insert(&*name, entry.key, entry.node),
+        }
     }
     Ok(base)
 }

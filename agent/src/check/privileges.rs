@@ -58,6 +58,7 @@ pub(super) fn check(subject: &Subject<'_>, found: &mut Found<'_>) {
         let mut findings = Vec::new();
         namespaces(service, &mut findings);
         mounts(service, &mut findings);
+        root(subject, service, found);
         let rule = subject.rules_of(service).map(|rules| rules.written.mark);
         for (code, span, message, fix) in findings {
             found.add(code, Detail { service: Some(service.name), span, message, rule, fix });
@@ -95,6 +96,27 @@ fn namespaces(service: &Service<'_>, findings: &mut Vec<Raw>) {
             findings.push((Code::AddedCapability, item.span, message, format!("remove `{written}` from `cap_add`")));
         }
     }
+}
+
+/// A service that must not run as root, and does, or leaves it to its image.
+fn root(subject: &Subject<'_>, service: &Service<'_>, found: &mut Found<'_>) {
+    let Some(rule) = subject.rules_of(service).and_then(|rules| rules.effective.non_root) else {
+        return;
+    };
+    let user = service.node.get("user");
+    let text = user.and_then(Node::printed).unwrap_or_default();
+    let (span, message) = match (user, text.split(':').next().unwrap_or_default()) {
+        (Some(user), "" | "0" | "root") => {
+            (user.span, format!("`{}` runs as root, but the policy asks for somebody else", service.name))
+        }
+        (Some(_), _) => return,
+        (None, _) => (
+            service.key,
+            format!("`{}` runs as whoever its image says, but the policy asks for anybody but root", service.name),
+        ),
+    };
+    let fix = "set `user` to a number other than 0: `user: \"1000:1000\"`".to_owned();
+    found.add(Code::RunsAsRoot, Detail { service: Some(service.name), span, message, rule: Some(rule), fix });
 }
 
 fn can_do(what: &str) -> String {
