@@ -22,13 +22,21 @@ impl<'p> Path<'p> {
     /// Whether the place fits a pattern such as `services.*.ports.*.target`: `*` stands for any one name.
     pub(crate) fn matches(&self, pattern: &str) -> bool {
         let mut here = self;
-        for wanted in pattern.rsplit('.') {
-            match here.parent {
-                Some(parent) if wanted == "*" || wanted == here.name => here = parent,
+        let mut rest = pattern;
+        loop {
+            let dot = rest.bytes().rposition(|byte| byte == b'.');
+            let wanted = dot.map_or(rest, |dot| &rest[dot + 1..]);
+            match (here.parent, dot) {
+                (Some(parent), dot) if wanted == "*" || wanted == here.name => {
+                    here = parent;
+                    match dot {
+                        Some(dot) => rest = &rest[..dot],
+                        None => return here.parent.is_none(),
+                    }
+                }
                 _ => return false,
             }
         }
-        here.parent.is_none()
     }
 }
 
