@@ -30,7 +30,7 @@ enum Work {
 }
 
 /// In order: cheap before dear, unprivileged before privileged.
-pub(super) const STAGES: [Stage; 8] = [
+pub(super) const STAGES: [Stage; 9] = [
     stage("fmt", "formatting", Work::Check(&["fmt", "--all", "--check"])),
     stage(
         "tidy",
@@ -78,6 +78,11 @@ pub(super) const STAGES: [Stage; 8] = [
         "unit",
         "unit, property and command line tests",
         Work::Tests(&["--workspace", "--exclude", "integration-tests", "--exclude", "agent-ebpf"]),
+    ),
+    stage(
+        "conform",
+        "compose files, read as Docker Compose reads them",
+        Work::Check(&["run", "--quiet", "--package", "xtask", "--", "conform", "--compose"]),
     ),
     Stage {
         stops_the_rest: true,
