@@ -93,7 +93,7 @@ pub fn check(project: &Project, sources: &Sources, policies: &PolicySet) -> Resu
     let only = Some(&policies.policies).filter(|all| all.len() == 1).and_then(|all| all.first());
     let policy = covering.or(only).ok_or_else(|| CheckError::NoPolicy {
         project: project.name.clone(),
-        patterns: policies.policies.iter().map(|policy| pattern(policy).to_owned()).collect(),
+        patterns: policies.policies.iter().map(pattern).collect(),
     })?;
     let tables = matrix(policies)?;
     let table = tables.policies.iter().find(|table| table.policy == policy.name);
@@ -147,8 +147,7 @@ impl Found<'_> {
             message: detail.message,
             service: detail.service.map(str::to_owned),
             file: source.map(|source| source.name.clone()).unwrap_or_default(),
-            place: source
-                .map(|source| Place::of_bytes(&source.text, detail.span.start, detail.span.end)),
+            place: source.map(|source| Place::of_bytes(&source.text, detail.span.start, detail.span.end)),
             rule: detail.rule.map(|mark| self.policies.at(mark)),
             fix: detail.fix,
         };

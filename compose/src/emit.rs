@@ -2,6 +2,7 @@
 //! read again.
 
 mod form;
+mod tables;
 mod words;
 
 use std::collections::BTreeSet;
@@ -22,15 +23,15 @@ pub fn emit(project: &Project) -> Json {
     let mut services = Object::new();
     for name in &project.enabled {
         if let Some(service) = project.service(name) {
-            services.insert(name.clone(), form::print(service, &form::SERVICE));
+            services.insert(name.clone(), form::print(service, &tables::SERVICE));
         }
     }
     let used = Used::by(project);
     for (part, form, names) in [
-        ("networks", &form::NETWORK, &used.networks),
-        ("volumes", &form::VOLUME, &used.volumes),
-        ("secrets", &form::SECRET, &used.secrets),
-        ("configs", &form::CONFIG, &used.configs),
+        ("networks", &tables::NETWORK, &used.networks),
+        ("volumes", &tables::VOLUME, &used.volumes),
+        ("secrets", &tables::SECRET, &used.secrets),
+        ("configs", &tables::CONFIG, &used.configs),
     ] {
         let printed = parts(project, part, form, names);
         if !printed.is_empty() {

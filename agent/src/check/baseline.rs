@@ -58,14 +58,10 @@ struct WrittenEntry {
 
 impl Baseline {
     /// Reads a baseline.
-    pub fn parse(source: &Source) -> Result<Self, Diagnostic> {
-        let fault = |message: String, place: Option<Place>, hint: Option<&str>| Diagnostic {
-            severity: Severity::Error,
-            code: "B001",
-            message,
-            file: source.name.clone(),
-            place,
-            hint: hint.map(str::to_owned),
+    pub fn parse(source: &Source) -> Result<Self, Box<Diagnostic>> {
+        let fault = |message: String, place: Option<Place>, hint: Option<&str>| {
+            let (file, hint) = (source.name.clone(), hint.map(str::to_owned));
+            Box::new(Diagnostic { severity: Severity::Error, code: "B001", message, file, place, hint })
         };
         let options = serde_saphyr::options! {
             budget: serde_saphyr::budget! { max_depth: 8, max_nodes: 50_000, max_events: 150_000 },
@@ -79,7 +75,11 @@ impl Baseline {
                 let text = text.lines().next().unwrap_or_default();
                 let text = text.rfind(" at line ").map_or(text, |cut| &text[..cut]);
                 let message = format!("not a baseline: {}", text.trim_start_matches("error: "));
-                fault(message, place, Some("`version: 1`, and below `accept` entries with `code` and `reason`"))
+                fault(
+                    message,
+                    place,
+                    Some("`version: 1`, and below `accept` entries with `code` and `reason`"),
+                )
             })?;
         if written.version != 1 {
             let hint = Some("this version reads `version: 1`");
@@ -89,7 +89,8 @@ impl Baseline {
         for spanned in written.accept {
             let at = place(source, spanned.defined);
             let entry = spanned.value;
-            let Some(code) = Code::ALL.iter().copied().find(|code| code.text() == entry.code || code.name() == entry.code)
+            let Some(code) =
+                Code::ALL.iter().copied().find(|code| code.text() == entry.code || code.name() == entry.code)
             else {
                 let message = format!("there is no finding `{}`", entry.code);
                 return Err(fault(message, Some(at), Some("findings are called `F001` or by their name")));
@@ -235,7 +236,11 @@ mod tests {
         for (text, line, part) in [
             ("version: 1\naccept:\n  - { code: F999, reason: x }\n", Some(3), "no finding `F999`"),
             ("version: 1\naccept:\n  - { code: F001, reason: ' ' }\n", Some(3), "without a reason"),
-            ("version: 1\naccept:\n  - { code: F001, reason: x, expires: soon }\n", Some(3), "`soon` is no day"),
+            (
+                "version: 1\naccept:\n  - { code: F001, reason: x, expires: soon }\n",
+                Some(3),
+                "`soon` is no day",
+            ),
             ("version: 1\naccept:\n  - { code: F001, reson: x }\n", Some(3), "not a baseline"),
             ("version: 2\n", None, "unknown version `2`"),
         ] {

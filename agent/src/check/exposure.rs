@@ -63,18 +63,29 @@ fn port(
         let (code, message, fix) = if host {
             (
                 Code::AllInterfaces,
-                format!("{ports} of `{name}` is published {}, but the policy opens it to the host only", on(published)),
+                format!(
+                    "{ports} of `{name}` is published {}, but the policy opens it to the host only",
+                    on(published)
+                ),
                 format!("bind it to localhost: `127.0.0.1:{0}:{0}`", published.first),
             )
         } else {
             (
                 Code::InternalPublished,
-                format!("{ports} of `{name}` is published {}, but the policy keeps it internal", on(published)),
+                format!(
+                    "{ports} of `{name}` is published {}, but the policy keeps it internal",
+                    on(published)
+                ),
                 "remove it; services of the same network reach it without".to_owned(),
             )
         };
-        let detail =
-            Detail { service: Some(name), span: published.span, message, rule: Some(entry.exposure_mark), fix };
+        let detail = Detail {
+            service: Some(name),
+            span: published.span,
+            message,
+            rule: Some(entry.exposure_mark),
+            fix,
+        };
         found.add(code, detail);
         return;
     }
@@ -144,7 +155,9 @@ fn reverse_proxy(subject: &Subject<'_>, found: &mut Found<'_>) {
         let rules = subject.rules_of(service);
         service.published.iter().any(|port| {
             port.zone() == Zone::Outside
-                && rules.zip(port.protocol).is_some_and(|(rules, protocol)| rules.port(protocol, port.first).is_some())
+                && rules
+                    .zip(port.protocol)
+                    .is_some_and(|(rules, protocol)| rules.port(protocol, port.first).is_some())
         })
     });
     if published {
@@ -159,7 +172,10 @@ fn reverse_proxy(subject: &Subject<'_>, found: &mut Found<'_>) {
         ),
         None => (
             services_key(subject),
-            format!("nothing faces the public: the policy has {}, the compose file does not", names.join(", ")),
+            format!(
+                "nothing faces the public: the policy has {}, the compose file does not",
+                names.join(", ")
+            ),
         ),
     };
     let mark = first.effective.ports.first().map_or(first.written.mark, |port| port.exposure_mark);

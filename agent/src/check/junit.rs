@@ -21,7 +21,10 @@ pub fn write(report: &Report) -> String {
         });
         for finding in others {
             let name = attributes(finding.service.as_deref().unwrap_or_default(), finding.code);
-            cases.push(Case { text: format!("<testcase {name}>{}</testcase>", failure(finding)), outcome: Outcome::Failed });
+            cases.push(Case {
+                text: format!("<testcase {name}>{}</testcase>", failure(finding)),
+                outcome: Outcome::Failed,
+            });
         }
     }
     cases.extend(report.faults.iter().map(fault));
@@ -83,7 +86,8 @@ fn case(checked: &Checked, accepted: &[Accepted], service: Option<&str>, code: C
 }
 
 fn failure(finding: &Finding) -> String {
-    let at = finding.place.as_ref().map(|place| format!(":{}:{}", place.line, place.column)).unwrap_or_default();
+    let at =
+        finding.place.as_ref().map(|place| format!(":{}:{}", place.line, place.column)).unwrap_or_default();
     let rule = finding.rule.as_deref().map(|rule| format!("\nrule: {rule}")).unwrap_or_default();
     format!(
         "<failure type=\"{}\" message=\"{}\">{}</failure>",
@@ -94,7 +98,8 @@ fn failure(finding: &Finding) -> String {
 }
 
 fn fault(fault: &Diagnostic) -> Case {
-    let at = fault.place.as_ref().map(|place| format!(":{}:{}", place.line, place.column)).unwrap_or_default();
+    let at =
+        fault.place.as_ref().map(|place| format!(":{}:{}", place.line, place.column)).unwrap_or_default();
     let hint = fault.hint.as_deref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
     let text = format!(
         "<testcase classname=\"{}\" name=\"{}\"><error type=\"{}\" message=\"{}\">{}</error></testcase>",

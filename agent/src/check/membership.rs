@@ -38,7 +38,8 @@ fn not_covered(subject: &Subject<'_>, found: &mut Found<'_>) {
             span,
             message,
             rule: Some(subject.policy.target_mark),
-            fix: "set `name` in the compose file, or `--project-name`, to a name that the policy is for".to_owned(),
+            fix: "set `name` in the compose file, or `--project-name`, to a name that the policy is for"
+                .to_owned(),
         },
     );
 }
@@ -51,9 +52,17 @@ fn unknown(subject: &Subject<'_>, service: &Service<'_>, found: &mut Found<'_>) 
     let known: Vec<&str> = subject.policy.services.keys().map(String::as_str).collect();
     let fix = known
         .iter()
-        .find(|known| known.eq_ignore_ascii_case(service.name) || known.replace('_', "-") == service.name.replace('_', "-"))
+        .find(|known| {
+            known.eq_ignore_ascii_case(service.name)
+                || known.replace('_', "-") == service.name.replace('_', "-")
+        })
         .map_or_else(
-            || format!("add it to the policy: `{}: {{}}` gets and sends nothing until it says more", service.name),
+            || {
+                format!(
+                    "add it to the policy: `{}: {{}}` gets and sends nothing until it says more",
+                    service.name
+                )
+            },
             |known| format!("did you mean `{known}`?"),
         );
     found.add(
@@ -83,14 +92,22 @@ fn profiles(subject: &Subject<'_>, service: &Service<'_>, found: &mut Found<'_>)
         None => (
             Code::DevWithoutProfile,
             service.key,
-            format!("`{}` belongs to {} only, but is started in every profile", service.name, names.join(", ")),
+            format!(
+                "`{}` belongs to {} only, but is started in every profile",
+                service.name,
+                names.join(", ")
+            ),
             format!("write `profiles: [{}]`", names.join(", ")),
         ),
         Some(_) if rules.effective.in_profile => return,
         Some(own) => (
             Code::DevInProfile,
             own.span,
-            format!("`{}` is started in the profile `{profile}`, but belongs to {} only", service.name, names.join(", ")),
+            format!(
+                "`{}` is started in the profile `{profile}`, but belongs to {} only",
+                service.name,
+                names.join(", ")
+            ),
             format!("write `profiles: [{}]`", names.join(", ")),
         ),
     };

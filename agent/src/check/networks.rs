@@ -35,7 +35,10 @@ fn joined(subject: &Subject<'_>, service: &Service<'_>, found: &mut Found<'_>) {
         if theirs.and_then(|theirs| subject.rules_of(theirs)).is_some_and(|theirs| same_rights(own, theirs)) {
             return;
         }
-        format!("`{}` joins the network of `{other}`, but the policy gives them different rights", service.name)
+        format!(
+            "`{}` joins the network of `{other}`, but the policy gives them different rights",
+            service.name
+        )
     } else {
         return;
     };
@@ -66,7 +69,12 @@ fn same_rights(left: &Rules<'_>, right: &Rules<'_>) -> bool {
         ports
     };
     let egress = |rules: &Rules<'_>| -> BTreeSet<_> {
-        rules.effective.egress.iter().map(|egress| (egress.entry.to.clone(), egress.entry.ports.clone())).collect()
+        rules
+            .effective
+            .egress
+            .iter()
+            .map(|egress| (egress.entry.to.clone(), egress.entry.ports.clone()))
+            .collect()
     };
     left.effective.in_profile == right.effective.in_profile
         && ports(left) == ports(right)
@@ -124,7 +132,10 @@ fn has_namespace_of_others(service: &Service<'_>) -> bool {
 /// Where the networks of a service are written, or else the service.
 fn networks_span(service: &Service<'_>) -> Span {
     let entry = service.node.as_map().and_then(|map| map.entry("networks"));
-    entry.map_or(service.key, |entry: &Entry| if entry.node.span == service.key { service.key } else { entry.key })
+    entry.map_or(
+        service.key,
+        |entry: &Entry| if entry.node.span == service.key { service.key } else { entry.key },
+    )
 }
 
 /// How many pairs a message lists.
@@ -190,7 +201,11 @@ fn names(subject: &Subject<'_>, found: &mut Found<'_>) {
                 && is_fixed(subject, name, entry)
             {
                 let text = name.as_text().unwrap_or_default();
-                fixed.push((None, name.span, format!("the {what} `{key}` is called `{text}` in every instance")));
+                fixed.push((
+                    None,
+                    name.span,
+                    format!("the {what} `{key}` is called `{text}` in every instance"),
+                ));
             }
         }
     }

@@ -24,14 +24,8 @@ const CAPABILITIES: [(&str, &str); 12] = [
 ];
 
 /// Sockets through which containers are started.
-const SOCKETS: [&str; 6] = [
-    "docker.sock",
-    "containerd.sock",
-    "podman.sock",
-    "crio.sock",
-    "buildkitd.sock",
-    "dockershim.sock",
-];
+const SOCKETS: [&str; 6] =
+    ["docker.sock", "containerd.sock", "podman.sock", "crio.sock", "buildkitd.sock", "dockershim.sock"];
 
 /// Folders from which the host can be changed; what is below them as well.
 const FOLDERS: [&str; 12] = [
@@ -74,12 +68,22 @@ fn namespaces(service: &Service<'_>, findings: &mut Vec<Raw>) {
     let key_of = |key: &str| service.node.as_map().and_then(|map| map.entry(key));
     if let Some(("host", span)) = text("network_mode") {
         let message = format!("`{name}` is in the network of the host: nothing is enforced on it");
-        findings.push((Code::HostNetwork, span, message, "remove `network_mode: host` and publish what others need".to_owned()));
+        findings.push((
+            Code::HostNetwork,
+            span,
+            message,
+            "remove `network_mode: host` and publish what others need".to_owned(),
+        ));
     }
     if let Some(entry) = key_of("privileged").filter(|entry| entry.node.as_bool() == Some(true)) {
         let span = Span { end: entry.node.span.end.max(entry.key.end), ..entry.key };
         let message = format!("`{name}` is privileged: it can take the enforcement off");
-        findings.push((Code::Privileged, span, message, "remove `privileged`; add the one capability or device that is needed".to_owned()));
+        findings.push((
+            Code::Privileged,
+            span,
+            message,
+            "remove `privileged`; add the one capability or device that is needed".to_owned(),
+        ));
     }
     for key in ["pid", "ipc", "uts", "userns_mode", "cgroup"] {
         if let Some(("host", span)) = text(key) {
@@ -93,7 +97,12 @@ fn namespaces(service: &Service<'_>, findings: &mut Vec<Raw>) {
         let plain = upper.strip_prefix("CAP_").unwrap_or(&upper);
         if let Some((_, can)) = CAPABILITIES.iter().find(|(capability, _)| *capability == plain) {
             let message = format!("`{name}` has the capability `{written}`: it can {}", can_do(can));
-            findings.push((Code::AddedCapability, item.span, message, format!("remove `{written}` from `cap_add`")));
+            findings.push((
+                Code::AddedCapability,
+                item.span,
+                message,
+                format!("remove `{written}` from `cap_add`"),
+            ));
         }
     }
 }
@@ -112,7 +121,10 @@ fn root(subject: &Subject<'_>, service: &Service<'_>, found: &mut Found<'_>) {
         (Some(_), _) => return,
         (None, _) => (
             service.key,
-            format!("`{}` runs as whoever its image says, but the policy asks for anybody but root", service.name),
+            format!(
+                "`{}` runs as whoever its image says, but the policy asks for anybody but root",
+                service.name
+            ),
         ),
     };
     let fix = "set `user` to a number other than 0: `user: \"1000:1000\"`".to_owned();

@@ -69,7 +69,8 @@ impl Report {
 
     fn tally(&self) -> String {
         let count = |level: Level| self.findings().iter().filter(|finding| finding.level == level).count();
-        let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+        let plural =
+            |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
         let mut parts: Vec<String> = [(Level::Error, "error"), (Level::Warning, "warning")]
             .into_iter()
             .map(|(level, word)| (count(level), word))

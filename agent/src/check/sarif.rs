@@ -57,7 +57,10 @@ fn pascal(name: &str) -> String {
     name.split('-')
         .map(|word| {
             let mut letters = word.chars();
-            letters.next().map(|first| first.to_uppercase().chain(letters).collect::<String>()).unwrap_or_default()
+            letters
+                .next()
+                .map(|first| first.to_uppercase().chain(letters).collect::<String>())
+                .unwrap_or_default()
         })
         .collect()
 }
@@ -81,7 +84,8 @@ fn result(finding: &Finding, accepted: Option<&str>) -> Value {
         result["relatedLocations"] = json!([related]);
     }
     if let Some(reason) = accepted {
-        result["suppressions"] = json!([{ "kind": "external", "status": "accepted", "justification": reason }]);
+        result["suppressions"] =
+            json!([{ "kind": "external", "status": "accepted", "justification": reason }]);
     }
     result
 }
@@ -132,9 +136,10 @@ fn sentence(text: &str) -> String {
 
 /// The same for as long as the finding is the same, wherever its line moves (FNV-1a).
 fn fingerprint(finding: &Finding) -> String {
-    let text = [finding.code.text(), finding.service.as_deref().unwrap_or_default(), &finding.message].join("\n");
-    let hash = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let text =
+        [finding.code.text(), finding.service.as_deref().unwrap_or_default(), &finding.message].join("\n");
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     format!("{hash:016x}")
 }

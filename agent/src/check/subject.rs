@@ -1,9 +1,6 @@
 //! What is checked: the services of a project in use, each beside what the policy says of it.
 
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use compose::{Node, Project, Span, pairs};
 
@@ -111,7 +108,13 @@ impl<'s> Subject<'s> {
                 node: &entry.node,
                 rules: rules.iter().position(|rules| is_meant(project, rules, name, &entry.node)),
                 published: published(&entry.node),
-                networks: entry.node.get("networks").into_iter().flat_map(Node::entries).map(|(name, _)| name).collect(),
+                networks: entry
+                    .node
+                    .get("networks")
+                    .into_iter()
+                    .flat_map(Node::entries)
+                    .map(|(name, _)| name)
+                    .collect(),
             })
             .collect();
         Self { project, policy, services, rules, table }
@@ -180,10 +183,15 @@ fn is_meant(project: &Project, rules: &Rules<'_>, name: &str, node: &Node) -> bo
 fn published(node: &Node) -> Vec<Published> {
     let mut found: Vec<Published> = Vec::new();
     // What is on the host's network, or on none, publishes nothing.
-    if node.get("network_mode").and_then(Node::as_text).is_some_and(|mode| mode != "bridge" && mode != "default") {
+    if node
+        .get("network_mode")
+        .and_then(Node::as_text)
+        .is_some_and(|mode| mode != "bridge" && mode != "default")
+    {
         return found;
     }
-    let mut single: Vec<Published> = node.get("ports").map(Node::items).unwrap_or_default().iter().filter_map(one).collect();
+    let mut single: Vec<Published> =
+        node.get("ports").map(Node::items).unwrap_or_default().iter().filter_map(one).collect();
     single.sort_by_key(|port| (port.span, port.first));
     for port in single {
         match found.last_mut() {

@@ -53,7 +53,9 @@ pub(super) fn surface(subject: &Subject<'_>) -> Surface {
     let known = known(subject);
     let published: BTreeSet<Port> = published(subject, Zone::Outside).collect();
     let mut zones = vec![
-        reach(subject, "outside", &published, |service, port| allows(subject, service, port, Caller::Outside)),
+        reach(subject, "outside", &published, |service, port| {
+            allows(subject, service, port, Caller::Outside)
+        }),
         reach(subject, "host", &known, |service, port| allows(subject, service, port, Caller::Host)),
     ];
     for (index, caller) in subject.services.iter().enumerate() {
@@ -141,7 +143,10 @@ fn known(subject: &Subject<'_>) -> BTreeSet<Port> {
             }
         }
         for item in service.node.get("expose").map(Node::items).unwrap_or_default() {
-            ports.extend(exposed(&item.printed().unwrap_or_default()).map(|(protocol, number)| (index, protocol, number)));
+            ports.extend(
+                exposed(&item.printed().unwrap_or_default())
+                    .map(|(protocol, number)| (index, protocol, number)),
+            );
         }
     }
     for zone in [Zone::Outside, Zone::Host] {
@@ -150,7 +155,9 @@ fn known(subject: &Subject<'_>) -> BTreeSet<Port> {
         }
     }
     for (index, service) in subject.services.iter().enumerate() {
-        let any = subject.rules_of(service).is_some_and(|rules| rules.effective.ports.iter().any(|entry| entry.ports == Ports::Any));
+        let any = subject
+            .rules_of(service)
+            .is_some_and(|rules| rules.effective.ports.iter().any(|entry| entry.ports == Ports::Any));
         if any && let Some(ports) = known.get_mut(&index).filter(|ports| ports.is_empty()) {
             ports.insert((index, Protocol::Tcp, 0));
         }

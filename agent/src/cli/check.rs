@@ -144,7 +144,8 @@ fn policies(arguments: &CheckArgs) -> Result<PolicySet, Vec<Diagnostic>> {
     let (texts, unreadable) = sources::read(&arguments.policy);
     if !unreadable.is_empty() {
         let faults = unreadable.iter().map(|error| {
-            let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let cause =
+                std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
             fault("C001", String::new(), format!("{error}{cause}"), error.hint().map(str::to_owned))
         });
         return Err(faults.collect());
@@ -167,7 +168,7 @@ fn baseline(path: &Path) -> Result<Baseline, Vec<Diagnostic>> {
     let text = fs::read_to_string(path).map_err(|error| {
         vec![fault("C001", String::new(), format!("failed to read `{name}`: {error}"), None)]
     })?;
-    Baseline::parse(&Source { name, text }).map_err(|fault| vec![fault])
+    Baseline::parse(&Source { name, text }).map_err(|fault| vec![*fault])
 }
 
 /// More than the loader accepts.
@@ -196,7 +197,8 @@ fn request(arguments: &CheckArgs, policies: &PolicySet) -> Result<Request, Vec<D
     Ok(Request {
         files: arguments.files.clone(),
         standard_input,
-        working_directory: env::current_dir().map_err(|error| failed("find the working directory", &error))?,
+        working_directory: env::current_dir()
+            .map_err(|error| failed("find the working directory", &error))?,
         project_directory: arguments.project_directory.clone(),
         project_name: arguments.project_name.clone(),
         env_files: arguments.env_file.clone(),
