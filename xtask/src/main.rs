@@ -4,6 +4,7 @@
 mod apt;
 mod bench;
 mod build;
+mod conform;
 mod demo;
 mod dist;
 mod engines;
@@ -48,6 +49,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Break the shared crate in every small way and see whether its tests notice
     Mutants(mutants::Arguments),
+    /// Compare how compose files are read with Docker Compose itself
+    Conform(conform::Arguments),
     /// Check the rules of the code base that no compiler knows
     Tidy,
 }
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
+        Command::Conform(arguments) => conform::run(&arguments),
         Command::Tidy => tidy::run(),
     };
     match result {
