@@ -1,7 +1,6 @@
 //! Docker Compose itself: two versions, as Debian packages, unpacked once. `config` needs no engine.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
