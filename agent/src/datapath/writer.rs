@@ -95,7 +95,7 @@ impl Datapath {
         let mut ebpf = loaded?;
         // Known before they are used. Where that fails the watchdog says so and tries again; but maps are exchanged only
         // if the next agent can tell which of them the programs use.
-        match loader::pin_programs(&mut ebpf, &pins, generation) {
+        match loader::pin_programs(&mut ebpf, &pins, &plan, generation) {
             Err(error) if plan.changes_nothing() => {
                 tracing::warn!(error = %Chain(&error), "programs not pinned");
             }
