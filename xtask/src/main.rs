@@ -2,6 +2,7 @@
 //! one engine behind the README's two commands and behind CI.
 #![expect(clippy::print_stdout, reason = "what these commands have to say is for the terminal")]
 
+mod alerts;
 mod bench;
 mod build;
 mod demo;
@@ -38,6 +39,8 @@ enum Command {
     Fuzz(fuzz::Arguments),
     /// Run the tests that ask a kernel on older kernels of Debian, emulated
     Vm(vm::Arguments),
+    /// Check the alerts, and make the Kubernetes object of them
+    Alerts(alerts::Arguments),
     /// Measure what enforcement costs
     Bench(bench::Arguments),
     /// Break the shared crate in every small way and see whether its tests notice
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
+        Command::Alerts(arguments) => alerts::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Tidy => tidy::run(),

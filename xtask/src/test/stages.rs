@@ -30,7 +30,7 @@ enum Work {
 }
 
 /// In order: cheap before dear, unprivileged before privileged.
-pub(super) const STAGES: [Stage; 8] = [
+pub(super) const STAGES: [Stage; 9] = [
     stage("fmt", "formatting", Work::Check(&["fmt", "--all", "--check"])),
     stage(
         "tidy",
@@ -74,6 +74,11 @@ pub(super) const STAGES: [Stage; 8] = [
             ]),
         )
     },
+    stage(
+        "alerts",
+        "alert rules by Prometheus's own tools",
+        Work::Check(&["run", "--quiet", "--package", "xtask", "--", "alerts"]),
+    ),
     stage(
         "unit",
         "unit, property and command line tests",
