@@ -5,6 +5,7 @@
 mod alerts;
 mod bench;
 mod build;
+mod dashboards;
 mod demo;
 mod fuzz;
 mod mutants;
@@ -41,6 +42,8 @@ enum Command {
     Vm(vm::Arguments),
     /// Check the alerts, and make the Kubernetes object of them
     Alerts(alerts::Arguments),
+    /// Draw the Grafana dashboards as they would show an attack
+    Dashboards(dashboards::Arguments),
     /// Measure what enforcement costs
     Bench(bench::Arguments),
     /// Break the shared crate in every small way and see whether its tests notice
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Alerts(arguments) => alerts::run(&arguments),
+        Command::Dashboards(arguments) => dashboards::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Tidy => tidy::run(),

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::netns::within;
+use crate::outside::OUTSIDE_V4;
 use crate::plain_lab::PlainLab;
 use crate::probe::attempts;
 use crate::process::{run, words};
@@ -37,6 +38,23 @@ pub fn call_from_host(lab: &PlainLab, target: Member<'_>, port: u16) -> Result<(
 pub fn call_from_outside(lab: &PlainLab, target: Member<'_>, ports: &[u16]) -> Result<()> {
     let address = lab.address_of(target.0, target.1)?;
     denied(&lab.outside().path(), ports.iter().map(|&port| SocketAddr::new(address, port)).collect())
+}
+
+/// `source` calls ports of an address outside.
+pub fn call_out(lab: &PlainLab, source: Member<'_>, ports: impl IntoIterator<Item = u16>) -> Result<()> {
+    let place = lab.netns_of(source.0, source.1)?;
+    denied(&place, ports.into_iter().map(|port| SocketAddr::from((OUTSIDE_V4, port))).collect())
+}
+
+/// `source` calls a port that it may reach; anything else is an error.
+pub fn visit(lab: &PlainLab, source: Member<'_>, target: Member<'_>, port: u16) -> Result<()> {
+    let place = lab.netns_of(source.0, source.1)?;
+    let address = SocketAddr::new(lab.address_of(target.0, target.1)?, port);
+    let tried = attempts(&place, vec![address])?;
+    if !tried.iter().all(|attempt| attempt.outcome.is_open()) {
+        bail!("`{address}` should be open: {tried:?}");
+    }
+    Ok(())
 }
 
 fn denied(place: &Path, targets: Vec<SocketAddr>) -> Result<()> {

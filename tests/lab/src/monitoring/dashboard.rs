@@ -26,6 +26,10 @@ pub struct Query {
     pub expression: String,
     /// A value of now instead of a curve.
     pub instant: bool,
+    /// The name of each series, with labels in double braces.
+    pub legend: String,
+    /// All series as rows of one table.
+    pub table: bool,
 }
 
 /// What is chosen in the dashboard's head, and what Grafana knows by itself.
@@ -87,6 +91,8 @@ impl Dashboard {
                     reference: text(&target["refId"]),
                     expression: choice.put_into(&text(&target["expr"])),
                     instant: target["instant"].as_bool().unwrap_or_default(),
+                    legend: text(&target["legendFormat"]),
+                    table: target["format"] == "table",
                 });
             }
         }
