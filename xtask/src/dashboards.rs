@@ -24,8 +24,8 @@ use serde_json::{Value, json};
 use crate::{build, setup};
 
 const PICTURES: &str = "docs/images";
-/// By how much the shipped durations are divided: five minutes pass in ten seconds.
-const FASTER: u32 = 30;
+/// By how much the shipped durations are divided: five minutes pass in twenty seconds, and a scrape has a second.
+const FASTER: u32 = 15;
 /// Seconds between two points of a curve.
 const STEP: u64 = 1;
 /// What Grafana would choose at such an interval of scrapes and points, made a little smoother.
@@ -37,6 +37,9 @@ pub(crate) struct Arguments {
     /// Only check the types of the dashboards, which needs neither root nor a lab
     #[arg(long)]
     types: bool,
+    /// Draw once more what the last run saw
+    #[arg(long, conflicts_with = "types")]
+    redraw: bool,
     /// Use this agent instead of building one
     #[arg(long, value_name = "BINARY")]
     agent: Option<PathBuf>,
@@ -54,6 +57,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.types {
         return Ok(ExitCode::SUCCESS);
     }
+    if arguments.redraw {
+        return draw(&browser, &dashboards);
+    }
     if let setup::Outcome::Refused(instructions) = setup::ensure()? {
         eprintln!("{instructions}");
         return Ok(ExitCode::from(2));
@@ -68,10 +74,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         None => build::agent(false)?,
     };
     let seen = play(&agent, &dashboards)?;
+    for (dashboard, seen) in dashboards.iter().zip(&seen) {
+        browser.write_page(short(dashboard), seen)?;
+    }
+    draw(&browser, &dashboards)
+}
+
+fn draw(browser: &browser::Browser, dashboards: &[Dashboard]) -> Result<ExitCode> {
     browser.bundle()?;
-    for (dashboard, page) in dashboards.iter().zip(&seen) {
+    for dashboard in dashboards {
         let picture = repository().join(PICTURES).join(format!("dashboard-{}.png", short(dashboard)));
-        browser.draw(page, height(dashboard), &picture)?;
+        browser.draw(short(dashboard), height(dashboard), &picture)?;
         println!("dashboards: drew `{}`", picture.display());
     }
     Ok(ExitCode::SUCCESS)
@@ -101,7 +114,7 @@ fn play(binary: &Path, dashboards: &[Dashboard]) -> Result<Vec<Value>> {
     let monitoring = Monitoring::start(lab.host(), lab.scratch(), FASTER)?;
     println!("dashboards: attacking for {} seconds", scenario::LENGTH.as_secs());
     // The beginning of what is shown has to know what came before.
-    std::thread::sleep(Duration::from_secs(20));
+    std::thread::sleep(Duration::from_secs(25));
     let from = now();
     scenario::play(&lab, &policies)?;
     let to = now();

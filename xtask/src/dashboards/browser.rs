@@ -115,19 +115,26 @@ impl Browser {
         .map(drop)
     }
 
-    /// Draws a page of so many rows.
-    pub(super) fn draw(&self, input: &Value, rows: u64, picture: &Path) -> Result<()> {
-        let html = self.directory.join("page.html");
+    /// Writes a page with what Prometheus answered.
+    pub(super) fn write_page(&self, name: &str, input: &Value) -> Result<()> {
         // Nothing in a string may end the script.
         let input = input.to_string().replace("</", "<\\/");
-        fs::write(
-            &html,
-            format!(
-                "<!doctype html><html><head><meta charset=\"utf-8\"><title>drawn</title></head><body>\
-                 <div id=\"page\"></div><script>window.portcullis = {input};</script>\
-                 <script src=\"bundle.js\"></script></body></html>"
-            ),
-        )?;
+        let page = format!(
+            "<!doctype html><html><head><meta charset=\"utf-8\"><title>drawn</title>\
+             <link rel=\"stylesheet\" href=\"bundle.css\"></head><body>\
+             <div id=\"page\"></div><script>window.portcullis = {input};</script>\
+             <script src=\"bundle.js\"></script></body></html>"
+        );
+        fs::write(self.page(name), page).context("failed to write a page")
+    }
+
+    fn page(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.html"))
+    }
+
+    /// Draws a page of so many rows.
+    pub(super) fn draw(&self, name: &str, rows: u64, picture: &Path) -> Result<()> {
+        let html = self.page(name);
         let size = format!("--window-size={WIDTH},{}", HEAD + rows * ROW);
         let page = self.chromium(&[&size, "--dump-dom"], &html)?;
         let title = page.split("<title>").nth(1).and_then(|rest| rest.split("</title>").next());

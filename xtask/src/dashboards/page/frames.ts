@@ -31,7 +31,8 @@ export type Panel = {
 };
 
 standardTransformersRegistry.setInit(() =>
-  Object.values(standardTransformers).map((transformer: any) => ({
+  // Some stand there under two names.
+  [...new Map(Object.values(standardTransformers).map((one: any) => [one.id, one])).values()].map((transformer: any) => ({
     id: transformer.id,
     name: transformer.name,
     transformation: async () => transformer,
@@ -62,7 +63,9 @@ function table(answer: Answer): DataFrame {
 
 function curve(answer: Answer, series: Series, times: number[]): DataFrame {
   const points = series.values ?? [series.value!];
-  const known = new Map(points.map(([time, value]) => [Math.round(time * 1000), Number(value)]));
+  // No number, such as a quantile of nothing, is a gap.
+  const number = (value: string) => (value === 'NaN' ? null : Number(value));
+  const known = new Map(points.map(([time, value]) => [Math.round(time * 1000), number(value)]));
   const at = series.values ? times : [...known.keys()];
   const name = legend(answer.legend, series.metric);
   return {
@@ -121,7 +124,8 @@ function configure(panel: Panel, frames: DataFrame[], theme: GrafanaTheme2): Dat
         delete config.max;
       }
       field.config = config;
-      field.state = { ...field.state, range };
+      // The name may be another one now.
+      field.state = { ...field.state, range, displayName: undefined };
       if (field.type === FieldType.number) {
         field.state.seriesIndex = seriesIndex++;
       }

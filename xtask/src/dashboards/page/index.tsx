@@ -103,7 +103,7 @@ function Draw({ panel }: { panel: Panel }) {
 }
 
 function failed(error: unknown) {
-  document.title = `failed: ${error instanceof Error ? error.message : error}`;
+  document.title = `failed: ${error instanceof Error ? error.stack : error}`;
 }
 
 window.addEventListener('error', (event) => failed(event.error ?? event.message));

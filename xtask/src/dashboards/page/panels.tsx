@@ -60,7 +60,7 @@ function Bars({ panel, frames, width, height, theme }: Props) {
       minVizWidth={panel.options.minVizWidth}
       maxVizHeight={panel.options.maxVizHeight}
       itemSpacing={8}
-      getAlignmentFactors={(all) => getDisplayValueAlignmentFactors(all.map(({ display }) => display))}
+      getAlignmentFactors={(all) => getDisplayValueAlignmentFactors(all as any)}
       renderValue={({ value, width, height, alignmentFactors, orientation }) => (
         <BarGauge
           value={value.display}
