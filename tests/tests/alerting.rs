@@ -2,7 +2,8 @@
 //! in deploy/, their durations divided by thirty. Says when each step was taken.
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
-use std::fs;
+use std::fs::{self, File};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +17,7 @@ use lab::monitoring::webhook::Delivered;
 use lab::observed::sum;
 use lab::plain_lab::PlainLab;
 use lab::raid;
+use lab::tools::find;
 
 /// Five minutes pass in ten seconds.
 const FASTER: u32 = 30;
@@ -109,6 +111,8 @@ fn follow(
 #[test]
 fn an_attack_ends_in_a_message() {
     let mut scene = Scene::start();
+
+    assert_metrics_are_clean(&scene);
 
     // Five minutes of these rules' time, so that what comes now is new. Nobody is told anything meanwhile.
     std::thread::sleep(Duration::from_secs(12));
@@ -204,6 +208,16 @@ fn an_attack_ends_in_a_message() {
     assert!(down.has(&[("instance", "127.0.0.1:10477"), ("severity", "critical")]), "{down:?}");
     // What was over meanwhile is told to be over.
     scene.wait_for_delivery(&[("alertname", "PortcullisCriticalServiceAttacked")], false);
+}
+
+/// Prometheus's own tool about names, help and types.
+fn assert_metrics_are_clean(scene: &Scene) {
+    let page = scene.lab.scratch().path().join("metrics.txt");
+    fs::write(&page, scene.agent.get("/metrics").unwrap().1).unwrap();
+    let mut promtool = Command::new(find("promtool").unwrap());
+    promtool.args(["check", "metrics"]).stdin(File::open(page).unwrap());
+    let said = promtool.output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
 }
 
 fn delivered(scene: &Scene, alert: &str) -> Vec<Delivered> {
