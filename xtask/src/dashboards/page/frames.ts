@@ -124,8 +124,9 @@ function configure(panel: Panel, frames: DataFrame[], theme: GrafanaTheme2): Dat
         delete config.max;
       }
       field.config = config;
-      // The name may be another one now.
+      // The name may be another one now, and panels read it where this puts it.
       field.state = { ...field.state, range, displayName: undefined };
+      getFieldDisplayName(field, frame, frames);
       if (field.type === FieldType.number) {
         field.state.seriesIndex = seriesIndex++;
       }
