@@ -135,6 +135,20 @@ fn every_metric_in_a_rule_exists() {
 }
 
 #[test]
+fn the_scrape_job_is_the_same_wherever_it_stands() {
+    let job = |path: &str| -> String {
+        let text = read(path).unwrap();
+        let (_, jobs) = text.split_once("\nscrape_configs:\n").unwrap();
+        jobs.lines()
+            .filter(|line| !line.trim_start().starts_with('#'))
+            .map(|line| format!("{line}\n"))
+            .collect()
+    };
+    assert_eq!(job("deploy/prometheus/prometheus.yml"), job("deploy/prometheus/scrape.yml"));
+    assert!(job("deploy/prometheus/scrape.yml").contains("job_name: portcullis\n"));
+}
+
+#[test]
 fn the_kubernetes_object_is_in_step() {
     let made = object(&read(RULES).unwrap()).unwrap();
     assert_eq!(read(OBJECT).unwrap(), made, "cargo xtask alerts --write");
