@@ -9,7 +9,7 @@ use std::{
 
 use agent_common::{
     event::DeniedEvent,
-    identity::{FIRST_ADDRESS_CLASS, WORLD},
+    identity::{FIRST_ADDRESS_CLASS, HOST, WORLD},
     packet::{Address, PROTOCOL_TCP, PROTOCOL_UDP},
     verdict::DropReason,
 };
@@ -28,7 +28,7 @@ const FIRST_EPHEMERAL: u16 = 32_768;
 pub struct Scan {
     /// TCP and UDP ports, whatever the target.
     pub ports: usize,
-    /// Addresses of containers and of the host, whatever the port.
+    /// Containers, by their ports of a bridge, and the host, whatever the port that was called.
     pub local_targets: usize,
     /// Addresses of the world.
     pub world_targets: usize,
@@ -103,8 +103,8 @@ const fn is_recent(seen: u64, now: u64) -> bool {
 #[derive(Debug, Default)]
 struct Tried {
     ports: Distinct<(u8, u16)>,
-    local: Distinct<Address>,
-    world: Distinct<Address>,
+    local: Distinct<Target>,
+    world: Distinct<Target>,
 }
 
 impl Tried {
@@ -116,7 +116,7 @@ impl Tried {
             WORLD | FIRST_ADDRESS_CLASS.. => &mut self.world,
             _ => &mut self.local,
         };
-        targets.insert(event.destination_address, event.time);
+        targets.insert(target(event), event.time);
     }
 
     fn scan(&self, now: u64) -> Scan {
@@ -125,6 +125,18 @@ impl Tried {
             local_targets: self.local.count(now),
             world_targets: self.world.count(now),
         }
+    }
+}
+
+/// One target: a container by the port of its bridge, as most have an address of each family and callers try both;
+/// the host as a whole; anybody else by the address.
+type Target = (u32, Address);
+
+const fn target(event: &DeniedEvent) -> Target {
+    match (event.destination_port_ifindex, event.destination) {
+        (0, HOST) => (0, Address::UNSPECIFIED),
+        (0, _) => (0, event.destination_address),
+        (ifindex, _) => (ifindex, Address::UNSPECIFIED),
     }
 }
 
@@ -196,8 +208,6 @@ impl Scans {
 
 #[cfg(test)]
 mod tests {
-    use agent_common::identity::HOST;
-
     use super::*;
     use crate::state::fixture;
 
@@ -262,21 +272,19 @@ mod tests {
     #[test]
     fn targets_are_told_apart_by_where_they_are() {
         let mut scans = Scans::default();
-        for number in 0..7 {
-            let destination_address = address(number);
-            scans.add(&DeniedEvent {
-                destination: 400 + number,
-                destination_address,
-                ..event(300, 9, 22, 0)
-            });
-            let destination_address = address(100 + number);
-            scans.add(&DeniedEvent { destination: WORLD, destination_address, ..event(300, 9, 22, 0) });
-        }
-        scans.add(&DeniedEvent {
-            destination: HOST,
-            destination_address: address(50),
+        let to = |destination, destination_port_ifindex, number| DeniedEvent {
+            destination,
+            destination_port_ifindex,
+            destination_address: address(number),
             ..event(300, 9, 22, 0)
-        });
+        };
+        for number in 0..7 {
+            // Two addresses of one container, and those of the host, are one target.
+            scans.add(&to(400 + number, 20 + number, number));
+            scans.add(&to(400 + number, 20 + number, 50 + number));
+            scans.add(&to(HOST, 0, 150 + number));
+            scans.add(&to(WORLD, 0, 100 + number));
+        }
         assert_eq!(scans.read(0)[&300], Scan { ports: 1, local_targets: 8, world_targets: 7 });
     }
 

@@ -85,7 +85,7 @@ pub const SCAN_PORTS: Metric = gauge(
 pub const SCAN_TARGETS: Metric = gauge(
     "portcullis_scan_targets",
     &["project", "source", "destination"],
-    "Most different addresses that a single source was denied in the last ten minutes, counted up to 100.",
+    "Most different targets that a single source was denied in the last ten minutes, counted up to 100.",
 );
 pub const ENDPOINTS: Metric =
     gauge("portcullis_endpoints", &["state"], "Container network interfaces on watched bridges.");
