@@ -113,7 +113,9 @@ fn play(binary: &Path, dashboards: &[Dashboard]) -> Result<Vec<Value>> {
     let agent = Agent::start(binary, lab.host(), lab.scratch(), &policies, &inventory, "production")?;
     let monitoring = Monitoring::start(lab.host(), lab.scratch(), FASTER)?;
     println!("dashboards: attacking for {} seconds", scenario::LENGTH.as_secs());
-    // The beginning of what is shown has to know what came before.
+    // The beginning of what is shown has to know what came before, delays as well.
+    std::thread::sleep(Duration::from_secs(5));
+    scenario::restart(&lab)?;
     std::thread::sleep(Duration::from_secs(25));
     let from = now();
     scenario::play(&lab, &policies)?;

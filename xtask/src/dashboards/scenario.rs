@@ -103,18 +103,19 @@ fn change(lab: &PlainLab, policies: &Path, start: Instant) -> Result<()> {
                 if text.contains(before) { text.replace(before, after) } else { text.replace(after, before) };
             fs::write(&policy, changed)?;
         } else {
-            // Gone from the inventory and back: a container that was started again.
-            let inventory = fs::read_to_string(lab.inventory())?;
-            let without: String = inventory
-                .lines()
-                .filter(|line| !line.contains("service: celery"))
-                .map(|line| format!("{line}\n"))
-                .collect();
-            fs::write(lab.inventory(), without)?;
-            std::thread::sleep(Duration::from_secs(3));
-            fs::write(lab.inventory(), inventory)?;
+            restart(lab)?;
         }
     }
+    Ok(())
+}
+
+/// Takes a service from the inventory and puts it back: its containers are started again.
+pub(super) fn restart(lab: &PlainLab) -> Result<()> {
+    let inventory = fs::read_to_string(lab.inventory())?;
+    let others = inventory.lines().filter(|line| !line.contains("service: celery"));
+    fs::write(lab.inventory(), others.map(|line| format!("{line}\n")).collect::<String>())?;
+    std::thread::sleep(Duration::from_secs(3));
+    fs::write(lab.inventory(), inventory)?;
     Ok(())
 }
 

@@ -114,7 +114,10 @@ fn queries_name_metrics_that_exist() {
         let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || "_:".contains(c)));
         for metric in words.filter(|word| word.starts_with("portcullis_") || word.starts_with("portcullis:"))
         {
-            let metric = metric.strip_suffix("_bucket").unwrap_or(metric);
+            let metric = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|part| metric.strip_suffix(part))
+                .unwrap_or(metric);
             assert!(
                 known.contains(&format!("| `{metric}` |")) || known.contains(&format!("record: {metric}\n")),
                 "{name}: `{metric}`"
