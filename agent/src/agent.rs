@@ -245,6 +245,7 @@ impl CounterSource for KernelCounters {
             lost_in_agent: self.pipeline.lost(),
             suppressed_in_agent: self.pipeline.suppressed(),
             backstop_dropped: self.pin_dir.as_deref().and_then(backstop::dropped_packets).unwrap_or_default(),
+            scans: self.pipeline.scans(),
         })
     }
 }

@@ -1,10 +1,12 @@
 //! Development commands of Portcullis, behind the README's commands and behind CI. Each is a module of its own.
 #![expect(clippy::print_stdout, reason = "what these commands have to say is for the terminal")]
 
+mod alerts;
 mod apt;
 mod bench;
 mod build;
 mod conform;
+mod dashboards;
 mod demo;
 mod dist;
 mod engines;
@@ -45,6 +47,10 @@ enum Command {
     Dist(dist::Arguments),
     /// Kill, restart, replace and renew everything under traffic, for as long as there is time
     Soak(soak::Arguments),
+    /// Check the alerts, and make the Kubernetes object of them
+    Alerts(alerts::Arguments),
+    /// Draw the Grafana dashboards as they would show an attack
+    Dashboards(dashboards::Arguments),
     /// Measure what enforcement costs
     Bench(bench::Arguments),
     /// Break the shared crate in every small way and see whether its tests notice
@@ -65,6 +71,8 @@ fn main() -> ExitCode {
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
+        Command::Alerts(arguments) => alerts::run(&arguments),
+        Command::Dashboards(arguments) => dashboards::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Conform(arguments) => conform::run(&arguments),

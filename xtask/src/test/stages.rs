@@ -36,7 +36,7 @@ enum Work {
 pub(super) const KERNELS: &str = "kernels";
 
 /// In order: cheap before dear, unprivileged before privileged.
-pub(super) const STAGES: [Stage; 11] = [
+pub(super) const STAGES: [Stage; 12] = [
     stage("fmt", "formatting", Work::Check(&["fmt", "--all", "--check"])),
     stage(
         "tidy",
@@ -80,6 +80,11 @@ pub(super) const STAGES: [Stage; 11] = [
             ]),
         )
     },
+    stage(
+        "alerts",
+        "alert rules by Prometheus's own tools",
+        Work::Check(&["run", "--quiet", "--package", "xtask", "--", "alerts"]),
+    ),
     stage(
         "unit",
         "unit, property and command line tests",

@@ -58,7 +58,7 @@ const fn without_tcx(tests: &'static str) -> Left {
 }
 
 /// Every test program there is: a unit test fails for one that is missing.
-const ALL: [Program; 27] = [
+const ALL: [Program; 28] = [
     all("verifier"),
     Program { share: Share::Without(&[without_tcx("a_link_of_a_dead_interface")]), ..all("kernel") },
     Program { share: Share::Without(&TEST_RUN), ..all("programs") },
@@ -85,6 +85,7 @@ const ALL: [Program; 27] = [
     nothing("scanners", "nmap and its data are not in the guest, and what it sends the fuzzer sends too"),
     nothing("docker", "there is no Docker Engine in a guest"),
     all("pins"),
+    nothing("alerting", "there is no Prometheus in a guest"),
     all("world"),
     nothing("fake_engine", "what an engine says is read alike on every kernel"),
     nothing("scale", "it measures processor time, which emulation does not tell"),
