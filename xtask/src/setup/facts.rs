@@ -61,7 +61,7 @@ impl fmt::Display for Toolchain {
 }
 
 /// Programs without which no lab runs, and the package that has each. Those of an engine are handled apart.
-pub(crate) const PROGRAMS: [(&str, &str); 12] = [
+pub(crate) const PROGRAMS: [(&str, &str); 15] = [
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("iptables", "iptables"),
@@ -74,6 +74,10 @@ pub(crate) const PROGRAMS: [(&str, &str); 12] = [
     ("git", "git"),
     ("tar", "tar"),
     ("mount", "mount"),
+    // What judges the agent's output comes from the registries of their languages.
+    ("openssl", "openssl"),
+    ("pip3", "python3-pip"),
+    ("npm", "npm"),
 ];
 
 /// What an engine consists of.
