@@ -154,13 +154,7 @@ fn special(rule: Rule, base: Node, over: Node, path: &Path<'_>) -> Result<Node> 
 /// A value as the list of texts that it stands for.
 fn sequence(node: Node) -> Vec<Node> {
     match node.value {
-        Value::List(items) => items
-            .into_iter()
-            .map(|item| match item.printed() {
-                Some(text) if !item.is_null() => Node::text(item.span, text),
-                _ => item,
-            })
-            .collect(),
+        Value::List(items) => items,
         Value::Map(map) => map
             .into_iter()
             .flat_map(|(name, entry)| {
