@@ -224,16 +224,19 @@ fn cycle(services: &BTreeMap<&str, (&Node, Span)>) -> Result<()> {
     for &start in services.keys() {
         // Depth first, without recursion: a chain can be as long as the file.
         let mut way: Vec<(&str, Vec<(&str, Span)>)> = vec![(start, next(services, start))];
+        let mut on_the_way: BTreeSet<&str> = BTreeSet::from([start]);
         while let Some((here, rest)) = way.last_mut() {
             let here = *here;
             match rest.pop() {
                 None => {
                     done.insert(here);
+                    on_the_way.remove(here);
                     way.pop();
                 }
                 Some((other, _)) if done.contains(other) => {}
                 Some((other, span)) => {
-                    if let Some(first) = way.iter().position(|(name, _)| *name == other) {
+                    if !on_the_way.insert(other) {
+                        let first = way.iter().position(|(name, _)| *name == other).unwrap_or_default();
                         let names: Vec<&str> =
                             way[first..].iter().map(|(name, _)| *name).chain([other]).collect();
                         let message =
