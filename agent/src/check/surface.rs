@@ -42,7 +42,8 @@ impl Surface {
 /// By how much a number has become smaller, in percent.
 #[must_use]
 pub fn reduction(without: usize, with: usize) -> usize {
-    100usize.saturating_sub((with * 100).checked_div(without).unwrap_or(100))
+    // Rounded down: better to promise too little.
+    (without.saturating_sub(with) * 100).checked_div(without).unwrap_or_default()
 }
 
 /// Ports of one service about which the policy says the same.
@@ -203,4 +204,25 @@ fn exposed(text: &str) -> impl Iterator<Item = (Protocol, u16)> {
         .zip(protocol)
         .into_iter()
         .flat_map(|((first, last), protocol)| (first..=last).map(move |number| (protocol, number)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reduction_of_the_requirement_document() {
+        assert_eq!(reduction(5, 1), 80, "5 ports to 1 port");
+        assert_eq!(reduction(13, 4), 69);
+        assert_eq!((reduction(3, 3), reduction(0, 0), reduction(2, 0)), (0, 0, 100));
+    }
+
+    #[test]
+    fn exposed_ports() {
+        let ports = |text| exposed(text).collect::<Vec<_>>();
+        assert_eq!(ports("80"), [(Protocol::Tcp, 80)]);
+        assert_eq!(ports("53/udp"), [(Protocol::Udp, 53)]);
+        assert_eq!(ports("90-91"), [(Protocol::Tcp, 90), (Protocol::Tcp, 91)]);
+        assert_eq!(ports("x"), []);
+    }
 }
