@@ -83,7 +83,7 @@ fn node(base: Node, over: Node, path: &Path<'_>) -> Result<Node> {
 fn plain(base: Node, over: Node, path: &Path<'_>) -> Result<Node> {
     let Node { span, value, tag } = base;
     match (value, over.value) {
-        (value @ (Value::Map(_) | Value::List(_)), Value::Null) => Ok(Node { span, value, tag }),
+        (value, Value::Null) => Ok(Node { span, value, tag }),
         (Value::Map(base), Value::Map(over_map)) => {
             Ok(Node::new(over.span, Value::Map(maps(base, over_map, path)?)))
         }

@@ -135,7 +135,13 @@ fn sources(files: &[SourceFile]) -> impl Iterator<Item = &SourceFile> {
 }
 
 fn is_pure(path: &str) -> bool {
-    let prefixes = ["agent/src/policy/", "agent/src/policy.rs", "agent/src/check/", "agent/src/check.rs", "agent-common/src/"];
+    let prefixes = [
+        "agent/src/policy/",
+        "agent/src/policy.rs",
+        "agent/src/check/",
+        "agent/src/check.rs",
+        "agent-common/src/",
+    ];
     let exact = [
         "agent/src/datapath/plan.rs",
         "agent/src/interference.rs",
