@@ -97,7 +97,7 @@ pub fn check(project: &Project, sources: &Sources, policies: &PolicySet) -> Resu
     })?;
     let tables = matrix(policies)?;
     let table = tables.policies.iter().find(|table| table.policy == policy.name);
-    let subject = Subject::new(project, policies, policy, table);
+    let subject = Subject::new(project, policy, table);
     let mut found = Found { sources, policies, findings: Vec::new() };
     membership::check(&subject, covering.is_some(), &mut found);
     exposure::check(&subject, &mut found);

@@ -5,6 +5,7 @@
 mod check {
     mod bad_input;
     mod forms;
+    mod snippets;
     mod usage;
 }
 

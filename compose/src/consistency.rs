@@ -115,9 +115,24 @@ pub(crate) fn check(model: &Node, enabled: &BTreeSet<String>) -> Result<()> {
 }
 
 fn one(name: &str, service: &Node, key: Span) -> Result<()> {
-    if ["image", "build", "provider"].iter().all(|key| service.get(key).is_none()) {
+    let has = |key: &str| service.get(key).is_some_and(|node| !node.is_null() && node.as_text() != Some(""));
+    if !["image", "build", "provider"].into_iter().any(has) {
         let message = format!("service `{name}` has neither an image nor something to build it from");
         return Err(fault(key, message).hint("give it an `image` or a `build`"));
+    }
+    for port in service.get("ports").map(Node::items).unwrap_or_default() {
+        if let Some(node) = port.get("host_ip")
+            && let Some(text) = node.as_text().filter(|text| !text.is_empty())
+            && text.parse::<std::net::IpAddr>().is_err()
+        {
+            return Err(fault(node.span, format!("`{text}` is no address to publish a port on")));
+        }
+    }
+    for host in service.get("extra_hosts").map(Node::items).unwrap_or_default() {
+        if let Some(text) = host.as_text().filter(|text| !text.contains(['=', ':'])) {
+            return Err(fault(host.span, format!("the host `{text}` has no address"))
+                .hint(format!("write `{text}=192.0.2.1`")));
+        }
     }
     if let (Some(_), Some(mode)) = (
         service.get("networks").filter(|node| node.as_map().is_some_and(|map| !map.is_empty())),
@@ -152,6 +167,15 @@ fn one(name: &str, service: &Node, key: Span) -> Result<()> {
         reserved.iter().find(|device| ["count", "device_ids"].iter().all(|key| device.get(key).is_some()))
     {
         return Err(fault(device.span, "a device has either a `count` or `device_ids`".to_owned()));
+    }
+    let counts = reserved.iter().chain(service.get("gpus").map(Node::items).unwrap_or_default());
+    if let Some((node, text)) =
+        counts.filter_map(|device| device.get("count")).find_map(|node| Some((node, node.as_text()?)))
+        && text.parse::<i64>().is_err()
+    {
+        return Err(
+            fault(node.span, format!("`{text}` is no number of devices")).hint("write a number, or `all`")
+        );
     }
     for (own, of_deploy) in [("cpus", "cpus"), ("mem_limit", "memory"), ("pids_limit", "pids")] {
         if let (Some(node), Some(limits)) = (service.get(own), limits)
@@ -200,16 +224,19 @@ fn cycle(services: &BTreeMap<&str, (&Node, Span)>) -> Result<()> {
     for &start in services.keys() {
         // Depth first, without recursion: a chain can be as long as the file.
         let mut way: Vec<(&str, Vec<(&str, Span)>)> = vec![(start, next(services, start))];
+        let mut on_the_way: BTreeSet<&str> = BTreeSet::from([start]);
         while let Some((here, rest)) = way.last_mut() {
             let here = *here;
             match rest.pop() {
                 None => {
                     done.insert(here);
+                    on_the_way.remove(here);
                     way.pop();
                 }
                 Some((other, _)) if done.contains(other) => {}
                 Some((other, span)) => {
-                    if let Some(first) = way.iter().position(|(name, _)| *name == other) {
+                    if !on_the_way.insert(other) {
+                        let first = way.iter().position(|(name, _)| *name == other).unwrap_or_default();
                         let names: Vec<&str> =
                             way[first..].iter().map(|(name, _)| *name).chain([other]).collect();
                         let message =

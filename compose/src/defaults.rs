@@ -230,6 +230,11 @@ fn normalize_service(service: &mut Map, environment: &Environment) {
             target.value = Value::Text(cleaned.display().to_string());
         }
     }
+    if let Some(scale) = service.get("scale").cloned()
+        && let Some(deploy) = service.get_mut("deploy").and_then(Node::as_map_mut)
+    {
+        deploy.put_if_missing("replicas", || scale);
+    }
     depend(service);
 }
 

@@ -43,7 +43,7 @@ impl Loader {
         };
         let mut included = scope.included.to_vec();
         included.push(path.to_owned());
-        for node in items {
+        for node in items.iter().filter(|node| !node.is_null()) {
             let imported = self.include(&item(node)?, scope, &included)?;
             self.import(imported, document)?;
         }
@@ -168,6 +168,20 @@ fn item(node: &Node) -> Result<Item> {
     }
     if paths.is_empty() {
         return Err(Fault::schema(node.span, "an item of `include` has no `path`"));
+    }
+    let texts_only = |node: &Node| {
+        node.as_text().is_some()
+            || node.as_list().is_some_and(|items| items.iter().all(|item| item.as_text().is_some()))
+    };
+    for key in ["path", "env_file"] {
+        if let Some(wrong) = node.get(key).filter(|node| !texts_only(node)) {
+            let message = format!("`{key}` is text or a list of texts");
+            return Err(Fault::schema(wrong.span, message));
+        }
+    }
+    if let Some(wrong) = node.get("project_directory").filter(|node| node.as_text().is_none()) {
+        let message = format!("`project_directory` is text, not {}", wrong.kind());
+        return Err(Fault::schema(wrong.span, message));
     }
     let folder = node.get("project_directory").and_then(Node::as_text).map(str::to_owned);
     Ok(Item { span: node.span, paths, folder, env_files: texts(node.get("env_file")) })

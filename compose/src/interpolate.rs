@@ -16,7 +16,14 @@ enum Cast {
 }
 
 /// Where a text becomes something else.
-const CASTS: [(&str, Cast); 41] = [
+const CASTS: [(&str, Cast); 48] = [
+    ("services.*.attach", Cast::Bool),
+    ("services.*.build.no_cache", Cast::Bool),
+    ("services.*.build.privileged", Cast::Bool),
+    ("services.*.build.pull", Cast::Bool),
+    ("services.*.env_file.*.required", Cast::Bool),
+    ("networks.*.enable_ipv4", Cast::Bool),
+    ("networks.*.enable_ipv6", Cast::Bool),
     ("services.*.cpu_count", Cast::Int),
     ("services.*.cpu_percent", Cast::Float),
     ("services.*.cpu_period", Cast::Int),

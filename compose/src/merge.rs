@@ -1,5 +1,7 @@
 //! One tree over another: how a second file changes the first, and a service the one that it extends.
 
+use std::collections::{HashMap, HashSet};
+
 use crate::{
     node::{Fault, FaultKind, Map, Node, Result, Value},
     path::Path,
@@ -81,7 +83,7 @@ fn node(base: Node, over: Node, path: &Path<'_>) -> Result<Node> {
 fn plain(base: Node, over: Node, path: &Path<'_>) -> Result<Node> {
     let Node { span, value, tag } = base;
     match (value, over.value) {
-        (value @ (Value::Map(_) | Value::List(_)), Value::Null) => Ok(Node { span, value, tag }),
+        (value, Value::Null) => Ok(Node { span, value, tag }),
         (Value::Map(base), Value::Map(over_map)) => {
             Ok(Node::new(over.span, Value::Map(maps(base, over_map, path)?)))
         }
@@ -128,11 +130,13 @@ fn special(rule: Rule, base: Node, over: Node, path: &Path<'_>) -> Result<Node> 
         Rule::Hosts => {
             let span = over.span;
             let mut items = sequence(base);
-            for host in sequence(over) {
-                if !items.contains(&host) {
-                    items.push(host);
-                }
-            }
+            let mut known: HashSet<String> = items.iter().filter_map(Node::printed).collect();
+            // What is no text is refused by its shape.
+            items.extend(
+                sequence(over)
+                    .into_iter()
+                    .filter(|host| host.printed().is_none_or(|text| known.insert(text))),
+            );
             Ok(Node::new(span, Value::List(items)))
         }
         Rule::Build => plain(context(base), context(over), path),
@@ -219,16 +223,19 @@ pub(crate) fn dependency(name: &Node) -> Node {
 }
 
 fn subnets(base: Node, over: Node, path: &Path<'_>) -> Result<Node> {
-    let (Value::List(mut base), Value::List(over_items)) = (base.value, over.value) else {
+    let (Value::List(base), Value::List(over_items)) = (base.value, over.value) else {
         return Err(Fault::schema(over.span, format!("`{path}` is a list")));
     };
     // Ranges that the later file does not name are gone.
+    let subnet = |node: &Node| node.get("subnet").and_then(Node::printed);
+    let mut earlier: HashMap<Option<String>, Node> = HashMap::new();
+    for item in base {
+        earlier.entry(subnet(&item)).or_insert(item);
+    }
     let mut merged: Vec<Node> = Vec::new();
     for item in over_items {
-        let subnet = |node: &Node| node.get("subnet").cloned();
-        let same = base.iter().position(|old| subnet(old) == subnet(&item));
-        merged.push(match same {
-            Some(index) => plain(base.swap_remove(index), item, path)?,
+        merged.push(match earlier.remove(&subnet(&item)) {
+            Some(old) => plain(old, item, path)?,
             None => item,
         });
     }

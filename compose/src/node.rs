@@ -72,7 +72,7 @@ pub enum FaultKind {
 
 impl Fault {
     pub(crate) fn new(kind: FaultKind, span: impl Into<Option<Span>>, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), span: span.into(), hint: None }
+        Self { kind, message: shortened(message.into()), span: span.into(), hint: None }
     }
 
     pub(crate) fn schema(span: Span, message: impl Into<String>) -> Self {
@@ -83,6 +83,17 @@ impl Fault {
         self.hint = Some(hint.into());
         self
     }
+}
+
+/// Messages quote what is wrong, which can be as long as a file.
+fn shortened(mut message: String) -> String {
+    const LONGEST: usize = 400;
+    if message.len() > LONGEST {
+        let cut = (0..=LONGEST).rev().find(|&at| message.is_char_boundary(at)).unwrap_or_default();
+        message.truncate(cut);
+        message.push('…');
+    }
+    message
 }
 
 pub(crate) type Result<T, E = Fault> = std::result::Result<T, E>;

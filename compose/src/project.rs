@@ -217,11 +217,14 @@ fn project_name(
         }
         return Ok(name.clone());
     }
-    if let Some(name) = written_name(loader, inputs, environment)? {
+    if let Some((name, span)) = written_name(loader, inputs, environment)? {
         let name = normalized(&name);
-        if !name.is_empty() {
-            return Ok(name);
+        if name.is_empty() {
+            let message = "the name of the project is empty";
+            return Err(Fault::new(FaultKind::Inconsistent, span, message)
+                .hint("names are made of lower case letters, digits, `-` and `_`"));
         }
+        return Ok(name);
     }
     let base = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let name = normalized(&base);
@@ -241,18 +244,24 @@ fn bad_name(name: &str) -> Fault {
 }
 
 /// The `name` of the last file that has one.
-fn written_name(loader: &mut Loader, inputs: &[Input], environment: &Environment) -> Result<Option<String>> {
+fn written_name(
+    loader: &mut Loader,
+    inputs: &[Input],
+    environment: &Environment,
+) -> Result<Option<(String, Span)>> {
     let mut found = None;
     for input in inputs {
         let source = loader.open(input)?;
         let text = &loader.sources.files[source].text;
         // Whatever else is wrong is found when the file is loaded.
         for document in yaml::parse(source, text, &mut Budget::default()).unwrap_or_default() {
-            if let Some(name) = document.get("name").filter(|name| name.as_text().is_some()) {
+            if let Some(name) =
+                document.get("name").filter(|name| name.as_text().is_some_and(|text| !text.is_empty()))
+            {
                 let mut name = name.clone();
                 let lookup = |variable: &str| environment.get(variable).cloned();
                 interpolate::interpolate(&mut name, &lookup, &mut BTreeSet::new())?;
-                found = name.as_text().map(str::to_owned);
+                found = name.as_text().map(|text| (text.to_owned(), name.span));
             }
         }
     }

@@ -128,7 +128,7 @@ static SERVICE: Shape = object(&[
     ("privileged", &FLAG),
     ("profiles", &TEXT_SET),
     ("provider", &requiring(&["type"], &[("type", &TEXT), ("options", &Dict(&Any))])),
-    ("pull_policy", &TEXT),
+    ("pull_policy", &PULL_POLICY),
     ("pull_refresh_after", &TEXT),
     ("read_only", &FLAG),
     ("restart", &TEXT),
@@ -153,6 +153,15 @@ static SERVICE: Shape = object(&[
     ("volumes_from", &TEXT_SET),
     ("working_dir", &TEXT),
 ]);
+
+static PULL_POLICY: Shape = Shape::Matching(
+    |text| {
+        let words =
+            ["always", "never", "build", "if_not_present", "missing", "refresh", "daily", "weekly", "every_"];
+        words.iter().any(|word| text.contains(word))
+    },
+    "it is one of `always`, `never`, `missing`, `build`, `daily`, `weekly` or `every_12h`",
+);
 
 /// Compose looks for a part that would do as a name.
 static CONTAINER_NAME: Shape = Shape::Matching(

@@ -4,7 +4,7 @@ use super::{
     Code, Detail, Found,
     subject::{Published, Rules, Service, Subject, Zone},
 };
-use crate::policy::effective::EffectivePort;
+use crate::policy::Mark;
 
 pub(super) fn check(subject: &Subject<'_>, found: &mut Found<'_>) {
     for service in &subject.services {
@@ -28,8 +28,8 @@ fn port(
 ) {
     let name = service.name;
     let ports = published.describe();
-    let entries: Vec<Option<&EffectivePort<'_>>> = (published.first..=published.last)
-        .map(|port| published.protocol.and_then(|protocol| rules.port(protocol, port)))
+    let entries: Vec<Option<usize>> = (published.first..=published.last)
+        .map(|port| published.protocol.and_then(|protocol| rules.entry(protocol, port)))
         .collect();
     if entries.iter().any(Option::is_none) {
         found.add(
@@ -48,15 +48,16 @@ fn port(
         return;
     }
     let outside = published.zone() == Zone::Outside;
-    let mut entries = entries.into_iter().flatten().peekable();
-    let first = entries.peek().copied();
+    let mut entries: Vec<usize> = entries.into_iter().flatten().collect();
+    entries.dedup();
+    let first = entries.first().copied();
     let mut all_outside = true;
     for entry in entries {
         if subject.allows_outside(rules, entry) {
             continue;
         }
         all_outside = false;
-        let host = subject.allows(rules, entry, "host");
+        let host = rules.allows(entry, "host");
         if host && !outside {
             continue;
         }
@@ -83,15 +84,20 @@ fn port(
             service: Some(name),
             span: published.span,
             message,
-            rule: Some(entry.exposure_mark),
+            rule: Some(mark_of(rules, entry)),
             fix,
         };
         found.add(code, detail);
         return;
     }
     if let Some(entry) = first.filter(|_| outside && all_outside) {
-        ipv6(subject, service, published, entry, found);
+        ipv6(subject, service, published, mark_of(rules, entry), found);
     }
+}
+
+/// Where it is written who reaches a port entry.
+fn mark_of(rules: &Rules<'_>, entry: usize) -> Mark {
+    rules.effective.ports.get(entry).map_or(rules.written.mark, |port| port.exposure_mark)
 }
 
 /// Where a port is bound, in words.
@@ -109,7 +115,7 @@ fn ipv6(
     subject: &Subject<'_>,
     service: &Service<'_>,
     published: &Published,
-    entry: &EffectivePort<'_>,
+    rule: Mark,
     found: &mut Found<'_>,
 ) {
     if published.address.is_some() {
@@ -136,7 +142,7 @@ fn ipv6(
             service: Some(service.name),
             span: published.span,
             message,
-            rule: Some(entry.exposure_mark),
+            rule: Some(rule),
             fix: format!(
                 "set `enable_ipv6: true` for the network `{network}`, or publish on IPv4 only: `0.0.0.0:{0}:{0}`",
                 published.first
@@ -147,7 +153,7 @@ fn ipv6(
 
 /// Somebody has to face the public, if the policy says so.
 fn reverse_proxy(subject: &Subject<'_>, found: &mut Found<'_>) {
-    let mut public = subject.rules.iter().filter(|rules| is_public(subject, rules)).peekable();
+    let mut public = subject.rules.iter().filter(|rules| is_public(rules)).peekable();
     let Some(first) = public.peek().copied() else {
         return;
     };
@@ -157,7 +163,7 @@ fn reverse_proxy(subject: &Subject<'_>, found: &mut Found<'_>) {
             port.zone() == Zone::Outside
                 && rules
                     .zip(port.protocol)
-                    .is_some_and(|(rules, protocol)| rules.port(protocol, port.first).is_some())
+                    .is_some_and(|(rules, protocol)| rules.entry(protocol, port.first).is_some())
         })
     });
     if published {
@@ -193,11 +199,11 @@ fn reverse_proxy(subject: &Subject<'_>, found: &mut Found<'_>) {
 }
 
 /// Whether a service of the policy faces the world and has to be there.
-pub(super) fn is_public(subject: &Subject<'_>, rules: &Rules<'_>) -> bool {
+pub(super) fn is_public(rules: &Rules<'_>) -> bool {
     // A service of some profiles only is a tool, not the way in.
     rules.effective.in_profile
         && rules.written.only_in.is_none()
-        && rules.effective.ports.iter().any(|port| subject.allows(rules, port, "world"))
+        && (0..rules.effective.ports.len()).any(|entry| rules.allows(entry, "world"))
 }
 
 /// Where the services are written, as far as one place stands for all of them.

@@ -118,7 +118,7 @@ fn missing(subject: &Subject<'_>, found: &mut Found<'_>) {
     for rules in &subject.rules {
         let there = subject.service_of(rules.name).is_some();
         // What faces the public is a finding of its own.
-        if there || !rules.effective.in_profile || is_public(subject, rules) {
+        if there || !rules.effective.in_profile || is_public(rules) {
             continue;
         }
         let written = subject.project.services().find(|(name, _)| *name == rules.name);

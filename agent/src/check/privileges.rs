@@ -155,6 +155,8 @@ fn mounts(service: &Service<'_>, findings: &mut Vec<Raw>) {
         } else if let Some(folder) = dangerous(source) {
             let message = if folder == source {
                 format!("`{name}` mounts `{source}` of the host")
+            } else if folder.starts_with(source) {
+                format!("`{name}` mounts `{source}`, which holds the host's `{folder}`")
             } else {
                 format!("`{name}` mounts `{source}`, which is part of the host's `{folder}`")
             };

@@ -48,7 +48,10 @@ impl Report {
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
-        for finding in self.findings() {
+        // What only informs comes last, nearest to the table, where nobody has to scroll past it.
+        let (infos, others): (Vec<&Finding>, Vec<&Finding>) =
+            self.findings().iter().partition(|finding| finding.level == Level::Info);
+        for finding in others.into_iter().chain(infos) {
             // Writing to a `String` cannot fail.
             let _infallible = writeln!(text, "{}\n", shown(finding));
         }

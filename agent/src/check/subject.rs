@@ -1,15 +1,17 @@
 //! What is checked: the services of a project in use, each beside what the policy says of it.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+};
 
 use compose::{Node, Project, Span, pairs};
 
 use crate::{
     inventory::snapshot::Protocol,
     policy::{
-        PolicySet,
         effective::{Effective, EffectivePort, effective},
-        matrix::{IngressRow, PolicyMatrix},
+        matrix::PolicyMatrix,
         model::{self, Policy, Select},
     },
 };
@@ -20,7 +22,6 @@ pub(super) struct Subject<'s> {
     pub(super) policy: &'s Policy,
     pub(super) services: Vec<Service<'s>>,
     pub(super) rules: Vec<Rules<'s>>,
-    table: Option<&'s PolicyMatrix>,
 }
 
 /// A service of the policy, under its profile.
@@ -28,6 +29,8 @@ pub(super) struct Rules<'s> {
     pub(super) name: &'s str,
     pub(super) written: &'s model::Service,
     pub(super) effective: Effective<'s>,
+    /// Who reaches each entry of `effective.ports`, by the resolved table.
+    reached_by: Vec<HashSet<&'s str>>,
 }
 
 /// A service of the project that is in use.
@@ -88,16 +91,11 @@ impl Published {
 }
 
 impl<'s> Subject<'s> {
-    pub(super) fn new(
-        project: &'s Project,
-        _policies: &'s PolicySet,
-        policy: &'s Policy,
-        table: Option<&'s PolicyMatrix>,
-    ) -> Self {
+    pub(super) fn new(project: &'s Project, policy: &'s Policy, table: Option<&'s PolicyMatrix>) -> Self {
         let rules: Vec<Rules<'s>> = policy
             .services
             .iter()
-            .map(|(name, written)| Rules { name, written, effective: effective(policy, written) })
+            .map(|(name, written)| Rules::new(name, written, effective(policy, written), table))
             .collect();
         let services = project
             .services()
@@ -117,7 +115,7 @@ impl<'s> Subject<'s> {
                     .collect(),
             })
             .collect();
-        Self { project, policy, services, rules, table }
+        Self { project, policy, services, rules }
     }
 
     /// What the policy says of a service.
@@ -130,36 +128,45 @@ impl<'s> Subject<'s> {
         self.services.iter().find(|service| self.rules_of(service).is_some_and(|own| own.name == rules))
     }
 
-    /// The resolved row of a port entry.
-    pub(super) fn row(&self, rules: &Rules<'_>, port: &EffectivePort<'_>) -> Option<&IngressRow> {
-        self.table?.row(rules.name, &port.ports.to_string())
-    }
-
-    /// Whether a caller reaches a port entry.
-    pub(super) fn allows(&self, rules: &Rules<'_>, port: &EffectivePort<'_>, caller: &str) -> bool {
-        self.row(rules, port).is_some_and(|row| row.allows(caller))
-    }
-
     /// Whether anybody outside reaches a port entry: the world, or a group of it.
-    pub(super) fn allows_outside(&self, rules: &Rules<'_>, port: &EffectivePort<'_>) -> bool {
+    pub(super) fn allows_outside(&self, rules: &Rules<'_>, entry: usize) -> bool {
         let inside = |caller: &str| {
             ["host", "unmanaged", "other instance"].contains(&caller)
                 || self.policy.services.contains_key(caller)
                 || caller.contains('/') && caller.parse::<ipnet::IpNet>().is_err()
         };
-        self.row(rules, port)
-            .is_some_and(|row| row.sources.iter().any(|cell| cell.allowed && !inside(&cell.source)))
+        rules.reached_by.get(entry).is_some_and(|callers| callers.iter().any(|caller| !inside(caller)))
     }
 }
 
 impl<'s> Rules<'s> {
-    /// The entry that decides about a port: exact beats range beats `any`.
-    pub(super) fn port(&self, protocol: Protocol, port: u16) -> Option<&EffectivePort<'s>> {
-        self.effective
-            .ports
-            .iter()
-            .filter(|entry| entry.ports.contains(protocol, port))
-            .max_by_key(|entry| entry.ports.width())
+    fn new(
+        name: &'s str,
+        written: &'s model::Service,
+        effective: Effective<'s>,
+        table: Option<&'s PolicyMatrix>,
+    ) -> Self {
+        let callers = |port: &EffectivePort<'_>| -> HashSet<&'s str> {
+            let row = table.and_then(|table| table.row(name, &port.ports.to_string()));
+            let cells = row.into_iter().flat_map(|row| &row.sources);
+            cells.filter(|cell| cell.allowed).map(|cell| cell.source.as_str()).collect()
+        };
+        let reached_by = effective.ports.iter().map(callers).collect();
+        Self { name, written, effective, reached_by }
+    }
+
+    /// The entry that decides about a port, by its place among the entries: exact beats range beats `any`.
+    pub(super) fn entry(&self, protocol: Protocol, port: u16) -> Option<usize> {
+        let entries = self.effective.ports.iter().enumerate();
+        entries
+            .filter(|(_, entry)| entry.ports.contains(protocol, port))
+            .max_by_key(|(_, entry)| entry.ports.width())
+            .map(|(index, _)| index)
+    }
+
+    /// Whether a caller reaches a port entry.
+    pub(super) fn allows(&self, entry: usize, caller: &str) -> bool {
+        self.reached_by.get(entry).is_some_and(|callers| callers.contains(caller))
     }
 }
 

@@ -45,7 +45,8 @@ pub(crate) fn expand(node: &mut Node) -> Result<()> {
     if !bind.is_empty() {
         map.insert("bind", span, Node::new(span, Value::Map(bind)));
     }
-    if !is_path || !volume.is_empty() {
+    // Of what is hardly a path Compose looks at nothing else.
+    if (!is_path && text.len() > 2) || !volume.is_empty() {
         map.insert("volume", span, Node::new(span, Value::Map(volume)));
     }
     node.value = Value::Map(map);
