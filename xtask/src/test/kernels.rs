@@ -34,7 +34,10 @@ pub(super) struct Guests {
     /// Run only the tests in guests, with these kernel lines of Debian, such as 5.10,6.1,6.12
     #[arg(long = "kernel", value_name = "KERNELS", value_delimiter = ',', conflicts_with_all = ["fast", "only"])]
     lines: Vec<String>,
-    /// In guests, run only these test programs
+    /// In guests, run every test that can run there, which takes an hour, and not a share that says much
+    #[arg(long)]
+    all: bool,
+    /// In guests, run only these test programs, with all of their tests
     #[arg(long = "program", value_name = "PROGRAMS", value_delimiter = ',')]
     programs: Vec<String>,
     /// In guests, run only the tests whose names hold this
@@ -60,11 +63,12 @@ impl Guests {
 
     fn choice(&self) -> Choice<'_> {
         if self.record {
-            return Choice { programs: vec![record::PROGRAM], filter: Some(record::TEST), record: true };
+            return Choice { programs: vec![record::PROGRAM], filter: Some(record::TEST), all: false, record: true };
         }
         Choice {
             programs: self.programs.iter().map(String::as_str).collect(),
             filter: self.filter.as_deref(),
+            all: self.all || !self.programs.is_empty(),
             record: false,
         }
     }
@@ -76,6 +80,8 @@ struct Choice<'a> {
     /// All, if there are none.
     programs: Vec<&'a str>,
     filter: Option<&'a str>,
+    /// Every test, and not only those that run in every run.
+    all: bool,
     /// The tests are to count instructions and not to compare them.
     record: bool,
 }
