@@ -34,10 +34,10 @@ pub(super) struct Guests {
     /// Run only the tests in guests, with these kernel lines of Debian, such as 5.10,6.1,6.12
     #[arg(long = "kernel", value_name = "KERNELS", value_delimiter = ',', conflicts_with_all = ["fast", "only"])]
     lines: Vec<String>,
-    /// In guests, run every test that can run there, which takes an hour, and not a share that says much
+    /// In guests, run every test that can run there, and not the share that says most; it takes long
     #[arg(long)]
     all: bool,
-    /// In guests, run only these test programs, with all of their tests
+    /// In guests, run only these test programs
     #[arg(long = "program", value_name = "PROGRAMS", value_delimiter = ',')]
     programs: Vec<String>,
     /// In guests, run only the tests whose names hold this
@@ -68,7 +68,7 @@ impl Guests {
         Choice {
             programs: self.programs.iter().map(String::as_str).collect(),
             filter: self.filter.as_deref(),
-            all: self.all || !self.programs.is_empty(),
+            all: self.all,
             record: false,
         }
     }
