@@ -13,7 +13,7 @@ use crate::{
     backstop::{self, Backstop, BackstopError},
     config::{self, Inventory, Settings},
     control::{self, BindError, ControlSocket},
-    datapath::{Datapath, DatapathError, Options, counters::Counters, kernel, streams::Events},
+    datapath::{Datapath, DatapathError, Held, Options, counters::Counters, kernel, streams::Events},
     events::{self, EventPipeline, format::Formatter, queue::EventQueue, recent::Recent, sink::Target},
     http,
     inventory::{self, netlink::NetlinkError},
@@ -79,8 +79,8 @@ impl StartError {
     }
 }
 
-/// Runs the agent until it is told to stop. What is enforced stays enforced.
-pub async fn run(settings: Settings) -> Result<(), StartError> {
+/// Runs the agent until it is told to stop, with what earlier ones left in the kernel. What is enforced stays enforced.
+pub async fn run(settings: Settings, held: Held) -> Result<(), StartError> {
     // Everything that can be wrong is looked at before the kernel is touched. Rights come first: without them the
     // rest cannot even be read, and would be blamed for it.
     kernel::probe(settings.attach).map_err(DatapathError::from)?;
@@ -101,7 +101,10 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     options.diagnostics = settings.datapath_log;
     options.uplinks = settings.uplinks.iter().map(|pattern| Glob::new(pattern)).collect();
     options.adopt = settings.adopt;
+    options.held = held;
     let mut datapath = Datapath::open(&options)?;
+    // Tables that are retired must not live on in it.
+    drop(options);
     // Only now are the pins, and so the table, this agent's.
     let backstop = open_backstop(&settings)?;
     log_programs(&mut datapath);

@@ -24,6 +24,7 @@ mod watchdog;
 mod writer;
 
 pub use error::DatapathError;
+pub use heritage::Held;
 pub use options::{DEFAULT_ADOPT, Options};
 pub use writer::Datapath;
 

@@ -13,7 +13,7 @@ use integration_tests::bpffs::Bpffs;
 use integration_tests::verifier::{self, Change};
 use integration_tests::{prepare, report};
 use portcullis::datapath::pins::{PinError, Pins};
-use portcullis::datapath::{Datapath, DatapathError, Options, loader, maps};
+use portcullis::datapath::{Datapath, DatapathError, Held, Options, loader, maps};
 
 /// Well below the kernel's million, so that a growing program is seen while there is room.
 const MOST_INSTRUCTIONS: u32 = 150_000;
@@ -164,7 +164,8 @@ fn a_map_under_another_ones_name_is_moved_away() {
         let ours = number(name);
         fs::remove_file(pins.map(name)).unwrap();
         MapData::from_pin(pins.map(pinned)).unwrap().pin(pins.map(name)).unwrap();
-        drop(Datapath::open(&Options::new(bpffs.pins())).unwrap());
+        let held = Held::open(&bpffs.pins());
+        drop(Datapath::open(&Options { held, ..Options::new(bpffs.pins()) }).unwrap());
         assert_eq!(number(name), ours, "{name}");
         assert_eq!(number(&format!("foreign-1-{name}")), number(pinned));
     }

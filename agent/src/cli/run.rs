@@ -8,6 +8,7 @@ use super::output;
 use crate::{
     agent::{self, StartError},
     config::{self, ConfigError},
+    datapath::Held,
     events::format::EventFormat,
     privileges,
     reconcile::Chain,
@@ -123,6 +124,8 @@ fn start(args: &RunArgs) -> Result<(), RunError> {
         (level, _) => level.as_deref(),
     };
     logging::init(args.log_format, level)?;
+    // What takes more rights than enforcing does.
+    let held = Held::open(&settings.pin_dir);
     // Before the runtime has threads.
     if let Err(error) = privileges::drop_unneeded() {
         tracing::warn!(error = %Chain(&error), "the agent has more rights than it needs");
@@ -132,7 +135,7 @@ fn start(args: &RunArgs) -> Result<(), RunError> {
         .enable_all()
         .build()
         .map_err(RunError::Runtime)?;
-    let result = runtime.block_on(agent::run(settings));
+    let result = runtime.block_on(agent::run(settings, held));
     // Tasks that wait for a slow reader must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     Ok(result?)

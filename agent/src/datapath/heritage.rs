@@ -6,6 +6,7 @@ use std::{
     fs, io,
     os::fd::AsFd,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use agent_common::verdict::Hook;
@@ -27,6 +28,28 @@ pub(super) struct Heritage {
     pub(super) findings: Vec<Finding>,
 }
 
+/// The maps that programs of earlier agents use, open, whether they are pinned or not.
+#[derive(Clone, Debug, Default)]
+pub struct Held(Arc<[RawMap]>);
+
+impl Held {
+    /// Opens those of the programs that are pinned in a directory. Changes nothing. It takes CAP_SYS_ADMIN, which the agent
+    /// gives up before it does anything else; without it only what is pinned can be looked at, and there is none here.
+    #[must_use]
+    pub fn open(pin_dir: &Path) -> Self {
+        let pins = Pins::new(pin_dir);
+        let layouts = pins.other_layouts();
+        let sets = layouts.iter().chain([&pins]).flat_map(|layout| {
+            layout
+                .program_sets()
+                .into_iter()
+                .filter_map(|generation| read_set(&layout.program_set(generation)))
+        });
+        let maps: BTreeSet<u32> = sets.flatten().flat_map(|program| program.maps).collect();
+        Self(maps.into_iter().filter_map(|id| RawMap::by_id(id).ok()).collect())
+    }
+}
+
 /// The programs that one agent pinned.
 struct Set {
     generation: u64,
@@ -35,8 +58,8 @@ struct Set {
 
 impl Heritage {
     /// Looks at all that is pinned. What was begun and never used is removed, what is missing is put back from the
-    /// programs that use it, and what others put in its place is moved out of the way.
-    pub(super) fn take_stock(pins: &Pins) -> Result<Self, PinError> {
+    /// maps that are `held`, and what others put in its place is moved out of the way.
+    pub(super) fn take_stock(pins: &Pins, held: &Held) -> Result<Self, PinError> {
         let mut heritage = Self::default();
         let mut sets: Vec<Set> = Vec::new();
         for layout in pins.other_layouts().iter().chain([pins]) {
@@ -55,7 +78,7 @@ impl Heritage {
         heritage.programs = sets.iter().flat_map(|set| &set.programs).map(|program| program.id).collect();
         if let Some(newest) = sets.last() {
             let used = sets.iter().flat_map(|set| &set.programs).flat_map(|program| program.maps.clone());
-            heritage.restore_maps(pins, newest, &used.collect())?;
+            heritage.restore_maps(pins, held, newest, &used.collect())?;
         } else {
             heritage.clear_places(pins)?;
         }
@@ -80,13 +103,19 @@ impl Heritage {
     }
 
     /// Brings the pins of maps in line with what the newest programs use.
-    fn restore_maps(&mut self, pins: &Pins, newest: &Set, used: &BTreeSet<u32>) -> Result<(), PinError> {
+    fn restore_maps(
+        &mut self,
+        pins: &Pins,
+        held: &Held,
+        newest: &Set,
+        used: &BTreeSet<u32>,
+    ) -> Result<(), PinError> {
         let wanted: BTreeSet<u32> = newest.programs.iter().flat_map(|program| program.maps.clone()).collect();
-        // Takes CAP_SYS_ADMIN; without it only what is pinned can be looked at.
-        let held: BTreeMap<String, RawMap> = wanted
+        let held: BTreeMap<&str, &RawMap> = held
+            .0
             .iter()
-            .filter_map(|&id| RawMap::by_id(id).ok())
-            .map(|map| (map.name.clone(), map))
+            .filter(|map| wanted.contains(&map.id))
+            .map(|map| (map.name.as_str(), map))
             .collect();
         let directories = pins.other_layouts();
         for pins in directories.iter().chain([pins]) {

@@ -6,6 +6,7 @@ use agent_common::config::{DEFAULT_MARK_MASK, Timeouts};
 
 use super::{
     attach::Via,
+    heritage::Held,
     migrate::convert::{self, Conversion},
     sizes::Sizes,
 };
@@ -29,6 +30,8 @@ pub struct Options {
     pub adopt: Duration,
     /// How entries of older layouts are read.
     pub conversions: &'static [Conversion],
+    /// What earlier agents' programs use, for where the pins are gone.
+    pub held: Held,
 }
 
 impl Options {
@@ -44,6 +47,7 @@ impl Options {
             uplinks: vec![Glob::new("*")],
             adopt: DEFAULT_ADOPT,
             conversions: convert::ALL,
+            held: Held::default(),
         }
     }
 }

@@ -84,7 +84,7 @@ impl Datapath {
         let pins = Pins::new(&options.pin_dir);
         pins.create()?;
         let lock = pins.lock()?;
-        let Heritage { generation, programs, findings } = Heritage::take_stock(&pins)?;
+        let Heritage { generation, programs, findings } = Heritage::take_stock(&pins, &options.held)?;
         let wanted = loader::shapes(&options.sizes)?;
         let plan = migrate::Plan::new(&pins, generation, &wanted, options.conversions)?;
         let loaded = loader::load_as(&pins, &plan, &options.sizes, options.diagnostics);

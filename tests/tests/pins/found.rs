@@ -3,12 +3,14 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use aya::maps::{HashMap, MapData};
 use integration_tests::daemon::{Daemon, files_below};
 use integration_tests::flood::Flood;
 use integration_tests::sabotage::{self, PASS, Way};
 use integration_tests::small_lab::{SmallLab, answers};
+use lab::patience::patient;
 
 use crate::{
     CLSACT, NO_ADOPTION, REPAIRS, assert_enforced, assert_monotone, assert_settled, denied, exists, link_of,
@@ -27,11 +29,13 @@ fn between_two_agents(lab: &SmallLab, change: impl FnOnce()) -> (Daemon, f64) {
     agent.stop().unwrap();
     change();
     let agent = lab.run(&[]).unwrap();
-    assert_eq!(agent.revision().unwrap(), revision, "{}", agent.log());
+    // Shown if anything below fails.
+    eprintln!("{}", agent.log());
+    assert_eq!(agent.revision().unwrap(), revision);
     assert_monotone(&before, &agent.metrics().unwrap());
     let leaked = lab.datagrams();
     let flood = Flood::start(lab).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    std::thread::sleep(patient(Duration::from_millis(200)));
     assert!(flood.stop() > 100);
     assert_eq!(lab.datagrams(), leaked, "leaked after the start: {}", agent.log());
     assert_enforced(lab);
@@ -43,7 +47,7 @@ fn between_two_agents(lab: &SmallLab, change: impl FnOnce()) -> (Daemon, f64) {
 fn assert_leaks(lab: &SmallLab) {
     let before = lab.datagrams();
     let flood = Flood::start(lab).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    std::thread::sleep(Duration::from_millis(200));
     drop(flood);
     assert!(lab.datagrams() > before, "the sabotage does not work");
 }
@@ -247,7 +251,7 @@ fn programs_that_know_the_policy_stay_until_the_new_ones_do() {
     for _ in 0..2 {
         assert_enforced(&lab);
         assert!(answers(&mut stream), "{}", agent.log());
-        std::thread::sleep(std::time::Duration::from_millis(600));
+        std::thread::sleep(Duration::from_millis(600));
     }
     fs::write(lab.inventory(), good).unwrap();
     agent.wait_for_metric("portcullis_inventory_connected", 1.0).unwrap();
