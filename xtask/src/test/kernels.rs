@@ -63,7 +63,12 @@ impl Guests {
 
     fn choice(&self) -> Choice<'_> {
         if self.record {
-            return Choice { programs: vec![record::PROGRAM], filter: Some(record::TEST), all: false, record: true };
+            return Choice {
+                programs: vec![record::PROGRAM],
+                filter: Some(record::TEST),
+                all: false,
+                record: true,
+            };
         }
         Choice {
             programs: self.programs.iter().map(String::as_str).collect(),
