@@ -105,7 +105,7 @@ const ALL: [Program; 27] = [
         left: &TEST_RUN,
         ..all("programs")
     },
-    Program { settings: &[("PORTCULLIS_ORACLE_SHARE", "2")], ..all("oracle") },
+    Program { settings: &[("PORTCULLIS_ORACLE_SHARE", "3")], ..all("oracle") },
     by_hand("no_docker", "its matrix is that of the agent's life among the facts"),
     Program { share: Share::Usual(&["a_tighter_policy_cuts"]), ..all("reload") },
     Program {
