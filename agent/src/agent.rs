@@ -83,7 +83,7 @@ impl StartError {
 pub async fn run(settings: Settings) -> Result<(), StartError> {
     // Everything that can be wrong is looked at before the kernel is touched. Rights come first: without them the
     // rest cannot even be read, and would be blamed for it.
-    kernel::probe().map_err(DatapathError::from)?;
+    kernel::probe(settings.attach).map_err(DatapathError::from)?;
     let policies = reconcile::load_policies(&settings)?;
     let registry = reconcile::load_registry(&settings)?;
     let web = settings.web_config.as_deref().map(WebConfig::load).transpose()?.map(Arc::new);

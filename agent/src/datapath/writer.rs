@@ -80,7 +80,7 @@ impl Datapath {
     pub fn open(options: &Options) -> Result<Self, DatapathError> {
         let layout =
             MarkLayout::new(options.mark_mask).ok_or(DatapathError::Mark { mask: options.mark_mask })?;
-        let via = options.via.map_or_else(kernel::probe, |via| kernel::probe().map(|_| via))?;
+        let via = kernel::probe(options.via)?;
         let pins = Pins::new(&options.pin_dir);
         pins.create()?;
         let lock = pins.lock()?;
