@@ -7,6 +7,7 @@ pub mod detours;
 pub mod dual_lab;
 pub mod flood;
 pub mod frames;
+pub mod machine;
 pub mod sabotage;
 pub mod small_lab;
 
