@@ -3,6 +3,7 @@
 
 pub mod connections;
 pub mod daemon;
+pub mod deployment;
 pub mod detours;
 pub mod dual_lab;
 pub mod flood;

@@ -2,6 +2,8 @@
 //! units do at boot. `cargo xtask dist --check` makes what these tests need and runs them.
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
+mod container;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
