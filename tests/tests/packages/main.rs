@@ -2,6 +2,7 @@
 //! units do at boot. `cargo xtask dist --check` makes what these tests need and runs them.
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
+mod artifacts;
 mod container;
 
 use std::fs;
