@@ -70,7 +70,7 @@ error = JsonStrictValidator(version).validate_str(text)
 sys.exit(str(error) if error else 0)
 ";
     let bill = package("json");
-    let mut command = validators::python(&["cyclonedx-python-lib[json-validation]==11.6.0"]).unwrap();
+    let mut command = validators::python(&["cyclonedx-python-lib[json-validation]==11.12.0"]).unwrap();
     run(command.args(["-c", judge]).arg(&bill)).unwrap();
     let bill: serde_json::Value = serde_json::from_slice(&fs::read(bill).unwrap()).unwrap();
     let names: BTreeSet<&str> = bill["components"]
