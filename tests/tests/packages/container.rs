@@ -14,6 +14,8 @@ use lab::interrupt::wait_for;
 use lab::process::{output, run, words};
 use lab::tools::Tools;
 
+/// Engines before this version do not know the capabilities that kernels have had since 5.8.
+const KNOWS_BPF: (u32, u32) = (23, 0);
 const SOON: Duration = Duration::from_secs(30);
 const AGENT: &str = "agent";
 
@@ -78,11 +80,23 @@ impl Shop {
         }
     }
 
+    /// Those of the compose file; an old engine can only give the one that includes them.
+    fn capabilities(&self) -> Vec<String> {
+        if self.host.version() >= KNOWS_BPF {
+            return capabilities();
+        }
+        let mut refused = self.host.docker();
+        let refused =
+            output(refused.args(["run", "--cap-add=BPF", "portcullis:latest", "--version"])).unwrap();
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("unknown capability"), "{refused:?}");
+        vec!["NET_ADMIN".to_owned(), "SYS_ADMIN".to_owned()]
+    }
+
     /// `docker run` of the image, as the compose file has it.
     fn agent(&self) -> Command {
         let mut command = self.host.docker();
         command.args(["run", "--network=host", "--read-only", "--cap-drop=ALL"]);
-        for capability in capabilities() {
+        for capability in self.capabilities() {
             command.arg(format!("--cap-add={capability}"));
         }
         command.args(["--security-opt=no-new-privileges:true", "--security-opt=apparmor=unconfined"]);
@@ -109,6 +123,22 @@ impl Shop {
             Ok(lab::agent::get(&netns, "/readyz").is_ok_and(|(status, _)| status == 200).then_some(()))
         })
         .unwrap_or_else(|error| panic!("{error:#}\n{}", self.said()));
+    }
+
+    /// It has the rights it was given, behind the engine's own filter of system calls.
+    fn assert_confined(&self) {
+        let pid = run(self.host.docker().args(["inspect", "--format={{.State.Pid}}", AGENT])).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap();
+        // CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF are bits 12, 38 and 39, CAP_SYS_ADMIN is 21.
+        let old = self.host.version() < KNOWS_BPF;
+        let held = if old { "0000000000201000" } else { "000000c000001000" };
+        for set in ["CapPrm", "CapEff", "CapBnd"] {
+            assert!(status.contains(&format!("{set}:\t{held}\n")), "{status}");
+        }
+        assert!(status.contains("NoNewPrivs:\t1\n") && status.contains("Seccomp:\t2\n"), "{status}");
+        let used =
+            run(self.host.docker().args(["stats", "--no-stream", "--format={{.MemUsage}}", AGENT])).unwrap();
+        println!("the agent's memory with the kernel's tables, and its limit: {}", used.trim());
     }
 
     fn said(&self) -> String {
@@ -153,6 +183,7 @@ fn docker_runs_the_image_with_three_capabilities_and_it_enforces() {
     shop.start("db-2", "db", "5432");
     wait_for("the new container", SOON, || Ok(shop.reaches("api", "db-2", "5432").then_some(()))).unwrap();
     assert!(!shop.reaches("web", "db-2", "5432"));
+    shop.assert_confined();
     let status = run(shop.host.docker().args(["exec", AGENT, "/usr/bin/portcullis", "status"])).unwrap();
     assert!(status.contains("db-2"), "{status}");
     assert!(shop.said().contains("\"reason\":\"no_rule\""), "no event of a denial:\n{}", shop.said());

@@ -4,6 +4,7 @@
 
 mod artifacts;
 mod container;
+mod rpm;
 
 use std::fs;
 use std::path::PathBuf;
@@ -30,10 +31,15 @@ fn package(kind: &str) -> PathBuf {
     newest.unwrap_or_else(|| panic!("no `.{kind}` in `target/dist`: run `cargo xtask dist --check`"))
 }
 
-/// Installs the package and writes what the administrator would, for the containers of `lab`.
+/// Installs the package and configures it.
 fn install(machine: &Machine<'_>, lab: &SmallLab, settings: &str) {
     machine.copy(&package("deb"), "/root/portcullis.deb").unwrap();
     machine.run("dpkg --install /root/portcullis.deb").unwrap();
+    configure(machine, lab, settings);
+}
+
+/// Writes what the administrator would, for the containers of `lab`.
+fn configure(machine: &Machine<'_>, lab: &SmallLab, settings: &str) {
     machine.write("/etc/portcullis/policy.d/shop.yaml", POLICY).unwrap();
     machine.write("/etc/portcullis/inventory.yaml", &lab.inventory_text()).unwrap();
     machine.write("/etc/portcullis/agent.yaml", settings).unwrap();

@@ -19,7 +19,7 @@ use crate::{apt, setup};
 const JUDGES: [(&str, &str); 3] = [("lintian", "lintian"), ("rpm", "rpm"), ("debootstrap", "debootstrap")];
 /// The release of Debian that packages are tried on, and what it has beside the least.
 const SUITE: &str = "bookworm";
-const PACKAGES: &str = "systemd,systemd-sysv,nftables,init-system-helpers";
+const PACKAGES: &str = "systemd,systemd-sysv,nftables,init-system-helpers,rpm";
 /// Units that would touch the kernel's settings, which are everybody's, or wait for devices that are not there.
 const MASKED: [&str; 12] = [
     "systemd-sysctl.service",
