@@ -119,6 +119,9 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
         drop(stop.wait_for(|&stop| stop).await);
     };
 
+    for old in datapath.old_events()? {
+        tokio::spawn(read_events(old, pipeline.clone(), state.clone()));
+    }
     tokio::spawn(read_events(datapath.take_events()?, pipeline, state.clone()));
     if settings.datapath_log
         && let Some(diagnostics) = datapath.take_diagnostics()
@@ -230,7 +233,7 @@ impl CounterSource for KernelCounters {
             map: error.name,
             source: Box::new(error) as Box<dyn Error + Send + Sync>,
         })?;
-        let maps = self.counters.usage(&reading).into_iter().map(|(name, entries, capacity)| MapUsage {
+        let maps = self.counters.usage().into_iter().map(|(name, entries, capacity)| MapUsage {
             name,
             entries,
             capacity,

@@ -79,7 +79,7 @@ pub enum Backstop {
     Nft,
 }
 
-/// How much the kernel's maps hold. Maps that an earlier agent pinned keep their sizes.
+/// How much the kernel's maps hold. What an earlier agent pinned is carried over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SizeSettings {
@@ -89,6 +89,8 @@ pub struct SizeSettings {
     pub flows: Option<u32>,
     /// Entries for half-open connections and lone datagrams.
     pub flows_opening: Option<u32>,
+    /// Entries for counters of denials: combinations of labels.
+    pub denied: Option<u32>,
     /// Established connections of one port in one direction; an eighth of all if left out.
     pub flows_per_port: Option<u32>,
 }
@@ -237,13 +239,14 @@ impl File {
                 flows,
                 flows_per_port: sizes.flows_per_port.unwrap_or(flows.div_ceil(8)),
                 flows_opening: sizes.flows_opening.unwrap_or(Sizes::DEFAULT.flows_opening),
+                denied: sizes.denied.unwrap_or(Sizes::DEFAULT.denied),
             },
         }
     }
 }
 
 /// Reads settings, or says what is wrong with them.
-fn parse(text: &str) -> Result<File, String> {
+pub(crate) fn parse(text: &str) -> Result<File, String> {
     let file: File = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
     let timeouts = file.timeouts.unwrap_or_default();
     let zero = [
@@ -276,6 +279,9 @@ fn parse(text: &str) -> Result<File, String> {
         if size == Some(0) {
             return Err(format!("size `{name}` is 0; without a flow there is no connection"));
         }
+    }
+    if sizes.denied == Some(0) {
+        return Err("size `denied` is 0; nothing denied would be counted by its labels".to_owned());
     }
     Ok(file)
 }

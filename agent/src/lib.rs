@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod audit;
 pub mod backstop;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -20,5 +21,8 @@ pub mod sources;
 pub mod state;
 pub mod status;
 pub mod telemetry;
+
+#[cfg(fuzzing)]
+pub mod inputs;
 
 mod netlink;

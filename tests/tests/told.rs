@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use integration_tests::ATTEMPTS;
 use integration_tests::daemon::{Daemon, SOON};
 use integration_tests::small_lab::{CLOSED_UDP, POLICY, SmallLab, answers};
+use integration_tests::{ATTEMPTS, has_tcx};
 use lab::interrupt::wait_for;
 use lab::observed::sum;
 use serde_json::Value;
@@ -159,6 +159,7 @@ fn totals_agree_with_the_kernels_own_counters() {
 
 #[test]
 fn status_and_health_say_what_runs() {
+    let via = if has_tcx() { "tcx" } else { "clsact" };
     let lab = SmallLab::start().unwrap();
     lab.status(&[]).unwrap().assert_refused(&["not running", "control.sock", "hint:"]);
     let agent = lab.run(&[]).unwrap();
@@ -180,7 +181,7 @@ fn status_and_health_say_what_runs() {
     let ports = status["ports"].as_array().unwrap();
     assert_eq!(ports.len(), 4);
     assert!(
-        ports.iter().all(|port| port["attached"] == true && port["state"] == "ready" && port["via"] == "tcx")
+        ports.iter().all(|port| port["attached"] == true && port["state"] == "ready" && port["via"] == via)
     );
     let endpoint = |name: &str| {
         let all = status["endpoints"].as_array().unwrap();
@@ -197,7 +198,7 @@ fn status_and_health_say_what_runs() {
     let text = lab.status(&[]).unwrap();
     assert_eq!(text.code, Some(0), "{}", text.said);
     for words in
-        ["ready", "revision 1", "3 enforced", "shop/db", "p-db", "lab0", "4 of 4 ready", "tcx", "no_rule"]
+        ["ready", "revision 1", "3 enforced", "shop/db", "p-db", "lab0", "4 of 4 ready", via, "no_rule"]
     {
         assert!(text.data.contains(words), "`{words}` is not in:\n{}", text.data);
     }

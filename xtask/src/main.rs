@@ -4,15 +4,16 @@
 mod apt;
 mod bench;
 mod build;
+mod conform;
 mod demo;
 mod dist;
 mod engines;
 mod fuzz;
 mod mutants;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
-mod vm;
 
 use std::process::ExitCode;
 
@@ -40,14 +41,16 @@ enum Command {
     Engines(engines::Arguments),
     /// Send hostile frames between namespaces and look who gets them, for as long as there is time
     Fuzz(fuzz::Arguments),
-    /// Run the tests that ask a kernel on older kernels of Debian, emulated
-    Vm(vm::Arguments),
     /// Make the packages, the container image and what belongs to them
     Dist(dist::Arguments),
+    /// Kill, restart, replace and renew everything under traffic, for as long as there is time
+    Soak(soak::Arguments),
     /// Measure what enforcement costs
     Bench(bench::Arguments),
     /// Break the shared crate in every small way and see whether its tests notice
     Mutants(mutants::Arguments),
+    /// Compare how compose files are read with Docker Compose itself
+    Conform(conform::Arguments),
     /// Check the rules of the code base that no compiler knows
     Tidy,
 }
@@ -60,10 +63,11 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Engines(arguments) => engines::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
-        Command::Vm(arguments) => vm::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
+        Command::Conform(arguments) => conform::run(&arguments),
         Command::Tidy => tidy::run(),
     };
     match result {
