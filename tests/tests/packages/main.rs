@@ -204,17 +204,18 @@ fn an_upgrade_leaks_nothing_and_cuts_nothing_and_so_do_a_removal_and_a_return() 
 }
 
 #[test]
-fn purging_a_running_agent_ends_it_and_detaches() {
+fn purging_a_running_agent_ends_it_and_detaches_wherever_its_pins_are() {
     let lab = SmallLab::start().unwrap();
     let mut disk = Disk::create().unwrap();
     let machine = Machine::boot(lab.host(), &mut disk).unwrap();
-    install(&machine, &lab, &format!("{FROM_FILE}backstop: nft\n"));
+    install(&machine, &lab, &format!("{FROM_FILE}backstop: nft\npin_dir: /sys/fs/bpf/elsewhere\n"));
     start(&machine);
     assert_enforced(&lab);
     assert!(machine.run("nft list tables").unwrap().contains("portcullis"));
     machine.run("dpkg --purge portcullis").unwrap();
     assert!(lab.reaches("web", "db", 5432).unwrap(), "still enforced after `purge`");
     assert_eq!(machine.run("nft list tables").unwrap(), "");
+    assert!(!machine.path("/sys/fs/bpf/elsewhere").exists());
     assert!(!machine.path("/var/lib/portcullis").exists());
 }
 
