@@ -192,14 +192,12 @@ fn bill_of_materials(folder: &Path) -> Result<PathBuf> {
     run_quietly(command.env("SOURCE_DATE_EPOCH", date()))?;
     // It writes one beside every manifest of the workspace.
     let mut found = None;
-    for manifest in
-        ["agent", "agent-common", "agent-ebpf", "xtask", "tests", "tests/fuzz", "tests/lab", "tests/model"]
-    {
-        let file = repository().join(manifest).join("portcullis.cdx.json");
+    for manifest in manifests()? {
+        let file = manifest.with_file_name("portcullis.cdx.json");
         if !file.exists() {
             continue;
         }
-        if manifest == "agent" {
+        if manifest == repository().join("agent/Cargo.toml") {
             let moved = folder.join(format!("portcullis-{}.cdx.json", version()));
             fs::copy(&file, &moved)?;
             found = Some(moved);
@@ -207,6 +205,18 @@ fn bill_of_materials(folder: &Path) -> Result<PathBuf> {
         fs::remove_file(&file)?;
     }
     found.context("`cargo-cyclonedx` has made nothing")
+}
+
+/// Those of all crates of the workspace.
+fn manifests() -> Result<Vec<PathBuf>> {
+    let mut command = Command::new("cargo");
+    command.args(["metadata", "--no-deps", "--format-version=1"]).current_dir(repository());
+    let metadata: serde_json::Value = serde_json::from_str(&run_quietly(&mut command)?)?;
+    let packages = metadata["packages"].as_array().context("no packages in the workspace")?;
+    Ok(packages
+        .iter()
+        .filter_map(|package| Some(PathBuf::from(package["manifest_path"].as_str()?)))
+        .collect())
 }
 
 /// A maker of packages, built from its source at first use.

@@ -397,3 +397,28 @@ impl Session<'_> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the socket of an engine that a service manager has yet to start.
+    #[tokio::test]
+    async fn a_socket_that_nobody_answers_on_is_told_before_the_request_has_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("docker.sock");
+        let _silent = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let (sender, mut receiver) = watch::channel(EngineState::default());
+        let (_hint, hints) = mpsc::channel(1);
+        let url = format!("unix://{}", path.display());
+        tokio::spawn(follow(Some(url), Instant::now(), sender, hints));
+        let told = timeout(
+            crate::inventory::docker::REQUEST_TIMEOUT,
+            receiver.wait_for(|state| state.error.is_some()),
+        )
+        .await;
+        let state = told.expect("told in time").unwrap().clone();
+        assert_eq!(state.error.as_deref(), Some("no answer from docker yet"));
+        assert!(!state.connected && !state.complete);
+    }
+}
