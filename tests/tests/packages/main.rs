@@ -33,8 +33,8 @@ fn package(kind: &str) -> PathBuf {
 
 /// Installs the package and configures it.
 fn install(machine: &Machine<'_>, lab: &SmallLab, settings: &str) {
-    machine.copy(&package("deb"), "/root/portcullis.deb").unwrap();
-    machine.run("dpkg --install /root/portcullis.deb").unwrap();
+    machine.copy(&package("deb"), "/srv/portcullis.deb").unwrap();
+    machine.run("dpkg --install /srv/portcullis.deb").unwrap();
     configure(machine, lab, settings);
 }
 
@@ -145,7 +145,7 @@ fn next_version(machine: &Machine<'_>) {
     fs::write(tree.join("DEBIAN/control"), control.replace(version, &format!("{version}.next"))).unwrap();
     let next = folder.path().join("next.deb");
     run(Command::new("dpkg-deb").args(["--root-owner-group", "-Znone", "-b"]).arg(&tree).arg(&next)).unwrap();
-    machine.copy(&next, "/root/next.deb").unwrap();
+    machine.copy(&next, "/srv/next.deb").unwrap();
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn an_upgrade_leaks_nothing_and_cuts_nothing_and_so_do_a_removal_and_a_return() 
     assert!(answers(&mut open));
     let flood = Flood::start(&lab).unwrap();
 
-    machine.run("dpkg --install /root/next.deb").unwrap();
+    machine.run("dpkg --install /srv/next.deb").unwrap();
     assert_ne!(process(&machine), pid, "the new agent was not started");
     assert_eq!(machine.property(UNIT, "ActiveState").unwrap(), "active");
     assert!(answers(&mut open), "the upgrade cut an allowed connection");
@@ -171,7 +171,7 @@ fn an_upgrade_leaks_nothing_and_cuts_nothing_and_so_do_a_removal_and_a_return() 
         "settings are kept"
     );
     // And back again.
-    machine.run("dpkg --install /root/portcullis.deb").unwrap();
+    machine.run("dpkg --install /srv/portcullis.deb").unwrap();
     assert!(answers(&mut open), "the rollback cut an allowed connection");
     assert_enforced(&lab);
 
@@ -181,7 +181,7 @@ fn an_upgrade_leaks_nothing_and_cuts_nothing_and_so_do_a_removal_and_a_return() 
     assert!(answers(&mut open), "the removal cut an allowed connection");
     assert_enforced(&lab);
 
-    machine.run("dpkg --install /root/portcullis.deb").unwrap();
+    machine.run("dpkg --install /srv/portcullis.deb").unwrap();
     machine.run(&format!("systemctl enable --now {UNIT}")).unwrap();
     assert!(answers(&mut open), "the return cut an allowed connection");
     assert_enforced(&lab);

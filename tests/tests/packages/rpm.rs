@@ -22,7 +22,7 @@ fn next_release(machine: &Machine<'_>) {
     command.args(["generate-rpm", "--package", "agent", "--set-metadata", "release = \"2\"", "--target"]);
     command.arg(format!("{}-unknown-linux-gnu", std::env::consts::ARCH)).arg("--output").arg(&next);
     run(command.current_dir(repository())).unwrap();
-    machine.copy(&next, "/root/next.rpm").unwrap();
+    machine.copy(&next, "/srv/next.rpm").unwrap();
 }
 
 #[test]
@@ -30,9 +30,9 @@ fn an_rpm_is_upgraded_without_a_gap_and_detaches_when_it_is_erased() {
     let lab = SmallLab::start().unwrap();
     let mut disk = Disk::create().unwrap();
     let machine = Machine::boot(lab.host(), &mut disk).unwrap();
-    machine.copy(&package("rpm"), "/root/portcullis.rpm").unwrap();
+    machine.copy(&package("rpm"), "/srv/portcullis.rpm").unwrap();
     // Nothing on this machine is an RPM, not even the shell.
-    machine.run("rpm --install --nodeps /root/portcullis.rpm").unwrap();
+    machine.run("rpm --install --nodeps /srv/portcullis.rpm").unwrap();
     assert_eq!(machine.property(UNIT, "UnitFileState").unwrap(), "disabled");
     configure(&machine, &lab, FROM_FILE);
     start(&machine);
@@ -42,7 +42,7 @@ fn an_rpm_is_upgraded_without_a_gap_and_detaches_when_it_is_erased() {
     let before = lab.datagrams();
     let mut open = lab.connect("web", "api", 8000).unwrap().unwrap();
     let flood = Flood::start(&lab).unwrap();
-    machine.run("rpm --upgrade --nodeps /root/next.rpm").unwrap();
+    machine.run("rpm --upgrade --nodeps /srv/next.rpm").unwrap();
     assert_ne!(process(&machine), pid, "the new agent was not started");
     assert_eq!(machine.property(UNIT, "ActiveState").unwrap(), "active");
     assert!(answers(&mut open), "the upgrade cut an allowed connection");
