@@ -3,12 +3,14 @@
 
 pub mod connections;
 pub mod daemon;
+pub mod deployment;
 pub mod detours;
 pub mod dual_lab;
 pub mod engine_lab;
 pub mod fake_engine;
 pub mod flood;
 pub mod frames;
+pub mod machine;
 pub mod other_build;
 pub mod sabotage;
 pub mod small_lab;

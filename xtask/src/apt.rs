@@ -27,17 +27,9 @@ impl Apt {
         for part in ["state/lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(folder.join(part))?;
         }
-        let mirrors = mirrors(&run(Command::new("apt-get").args([
-            "indextargets",
-            "--format",
-            "$(LABEL) $(REPO_URI)",
-            "Created-By: Packages",
-        ]))?);
         let mut sources = String::new();
         for (label, suite) in suites {
-            let mirror = mirrors.get(*label).with_context(|| {
-                format!("this machine's apt has no archive `{label}` to take packages from")
-            })?;
+            let mirror = mirror(label)?;
             sources.push_str(&format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n"));
         }
         fs::write(folder.join("sources.list"), sources)?;
@@ -78,6 +70,19 @@ impl Apt {
         }
         Ok(())
     }
+}
+
+/// The address by which this machine's apt knows an archive.
+pub(crate) fn mirror(label: &str) -> Result<String> {
+    let targets = run(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        "$(LABEL) $(REPO_URI)",
+        "Created-By: Packages",
+    ]))?;
+    mirrors(&targets)
+        .remove(label)
+        .with_context(|| format!("this machine's apt has no archive `{label}` to take packages from"))
 }
 
 /// Label and address of every archive that the machine's apt uses.

@@ -2,6 +2,7 @@
 //! and a list of what it is made of, in `target/dist`.
 
 mod changelog;
+mod check;
 mod image;
 
 use std::fs;
@@ -25,6 +26,12 @@ pub(crate) struct Arguments {
     /// Make only these
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Product>,
+    /// Try everything that was made: installed, upgraded, removed, booted with systemd, run by Docker
+    #[arg(long, conflicts_with = "only")]
+    check: bool,
+    /// Do nothing if nothing has changed that decides about packages since they last passed
+    #[arg(long, requires = "check")]
+    if_changed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -38,13 +45,30 @@ enum Product {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if arguments.if_changed && check::is_current()? {
+        println!("dist: nothing has changed since the packages last passed");
+        return Ok(ExitCode::SUCCESS);
+    }
     if let setup::Outcome::Refused(instructions) = setup::ensure()? {
         eprintln!("{instructions}");
         return Ok(ExitCode::from(2));
     }
+    make(&arguments.only)?;
+    if arguments.check {
+        check::prepare()?;
+        if !check::try_out()? {
+            return Ok(ExitCode::FAILURE);
+        }
+        check::note()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes these, or all.
+fn make(only: &[Product]) -> Result<()> {
     let folder = folder();
     fs::create_dir_all(&folder)?;
-    let wanted = |product| arguments.only.is_empty() || arguments.only.contains(&product);
+    let wanted = |product| only.is_empty() || only.contains(&product);
     let mut made = Vec::new();
     let binary = static_binary()?;
     if wanted(Product::Binary) {
@@ -74,7 +98,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     for file in &made {
         println!("{:>10} KiB  {}", file.metadata()?.len() / 1024, file.display());
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Where everything ends up.
@@ -128,6 +152,14 @@ fn documents(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// When the newest commit was made, in seconds: packages of one commit shall be the same whenever they are made.
+fn date() -> String {
+    let mut command = Command::new("git");
+    command.args(["log", "-1", "--format=%ct"]).current_dir(repository());
+    let date = run_quietly(&mut command).unwrap_or_default();
+    if date.trim().is_empty() { changelog::DATE.to_string() } else { date.trim().to_owned() }
+}
+
 /// Makes one package and moves it to the others.
 fn package(maker: &str, arguments: &[&str], folder: &Path, kind: &str) -> Result<PathBuf> {
     println!("dist: {kind}");
@@ -138,7 +170,7 @@ fn package(maker: &str, arguments: &[&str], folder: &Path, kind: &str) -> Result
     fs::create_dir_all(&made)?;
     let mut command = Command::new(self::maker(maker)?);
     command.args(arguments).args(["--target", &triple(), "--output"]).arg(&made).current_dir(repository());
-    run_quietly(&mut command)?;
+    run_quietly(command.env("SOURCE_DATE_EPOCH", date()))?;
     let file = fs::read_dir(&made)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|extension| extension == kind))
@@ -157,17 +189,15 @@ fn bill_of_materials(folder: &Path) -> Result<PathBuf> {
         .args(["cyclonedx", "--manifest-path", "agent/Cargo.toml", "--format", "json", "--no-build-deps"])
         .args(["--override-filename", "portcullis.cdx"])
         .current_dir(repository());
-    run_quietly(&mut command)?;
+    run_quietly(command.env("SOURCE_DATE_EPOCH", date()))?;
     // It writes one beside every manifest of the workspace.
     let mut found = None;
-    for manifest in
-        ["agent", "agent-common", "agent-ebpf", "xtask", "tests", "tests/fuzz", "tests/lab", "tests/model"]
-    {
-        let file = repository().join(manifest).join("portcullis.cdx.json");
+    for manifest in manifests()? {
+        let file = manifest.with_file_name("portcullis.cdx.json");
         if !file.exists() {
             continue;
         }
-        if manifest == "agent" {
+        if manifest == repository().join("agent/Cargo.toml") {
             let moved = folder.join(format!("portcullis-{}.cdx.json", version()));
             fs::copy(&file, &moved)?;
             found = Some(moved);
@@ -175,6 +205,18 @@ fn bill_of_materials(folder: &Path) -> Result<PathBuf> {
         fs::remove_file(&file)?;
     }
     found.context("`cargo-cyclonedx` has made nothing")
+}
+
+/// Those of all crates of the workspace.
+fn manifests() -> Result<Vec<PathBuf>> {
+    let mut command = Command::new("cargo");
+    command.args(["metadata", "--no-deps", "--format-version=1"]).current_dir(repository());
+    let metadata: serde_json::Value = serde_json::from_str(&run_quietly(&mut command)?)?;
+    let packages = metadata["packages"].as_array().context("no packages in the workspace")?;
+    Ok(packages
+        .iter()
+        .filter_map(|package| Some(PathBuf::from(package["manifest_path"].as_str()?)))
+        .collect())
 }
 
 /// A maker of packages, built from its source at first use.

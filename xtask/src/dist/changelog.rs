@@ -1,5 +1,8 @@
 //! The changelog as Debian wants it (Debian Policy, section 4.4), from ours.
 
+/// What stands there as the date, in seconds: it is no release yet.
+pub(super) const DATE: u32 = 1_767_225_600;
+
 /// One entry with what stands under the first heading.
 pub(super) fn debian(changes: &str, version: &str) -> String {
     let newest = changes.split("\n## ").nth(1).unwrap_or_default();

@@ -112,6 +112,8 @@ fn layer(binary: &[u8]) -> Result<Vec<u8>> {
         folder(&mut tar, name)?;
     }
     put(&mut tar, "usr/bin/portcullis", binary, 0o755)?;
+    // An engine names its socket and its containers' namespaces below it.
+    link(&mut tar, "var/run", "../run")?;
     Ok(tar.into_inner()?)
 }
 
@@ -130,6 +132,15 @@ fn folder(tar: &mut Builder<impl Write>, name: &str) -> Result<()> {
     header.set_mode(0o755);
     header.set_size(0);
     tar.append_data(&mut header, name, &[][..])?;
+    Ok(())
+}
+
+fn link(tar: &mut Builder<impl Write>, name: &str, target: &str) -> Result<()> {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(EntryType::Symlink);
+    header.set_mode(0o777);
+    header.set_size(0);
+    tar.append_link(&mut header, name, target)?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     os::unix::fs::MetadataExt,
     path::Path,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use std::{
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, watch},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tracing::{debug, info, warn};
 
@@ -24,6 +25,10 @@ use crate::inventory::{
 
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LAST_RETRY: Duration = Duration::from_secs(5);
+/// An engine that has not even said its version by then is taken for unreachable for now, while it is still being
+/// waited for. A socket that a service manager holds takes calls long before an engine answers them; where that engine
+/// is to start after the agent, each would wait for the other.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Events may get lost; then this long at most.
 const RELIST: Duration = Duration::from_secs(30);
 /// A stream of events that says nothing may belong to an engine that hangs.
@@ -145,7 +150,7 @@ async fn session(
     sender: &watch::Sender<EngineState>,
     hints: &mut mpsc::Receiver<String>,
 ) -> DockerError {
-    let client = match Client::connect(url).await {
+    let client = match connect(url, sender).await {
         Ok(client) => client,
         Err(error) => return error,
     };
@@ -186,6 +191,20 @@ async fn session(
         }
         session.ask();
     }
+}
+
+/// Connects, and tells when that takes long.
+async fn connect(url: Option<&str>, sender: &watch::Sender<EngineState>) -> Result<Client, DockerError> {
+    let mut connecting = pin!(Client::connect(url));
+    if let Ok(result) = timeout(PATIENCE, &mut connecting).await {
+        return result;
+    }
+    sender.send_if_modified(|state| {
+        let is_news = state.error.is_none();
+        state.error.get_or_insert_with(|| "no answer from docker yet".to_owned());
+        is_news
+    });
+    connecting.await
 }
 
 impl Session<'_> {
@@ -376,5 +395,30 @@ impl Session<'_> {
             }
             changed
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the socket of an engine that a service manager has yet to start.
+    #[tokio::test]
+    async fn a_socket_that_nobody_answers_on_is_told_before_the_request_has_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("docker.sock");
+        let _silent = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let (sender, mut receiver) = watch::channel(EngineState::default());
+        let (_hint, hints) = mpsc::channel(1);
+        let url = format!("unix://{}", path.display());
+        tokio::spawn(follow(Some(url), Instant::now(), sender, hints));
+        let told = timeout(
+            crate::inventory::docker::REQUEST_TIMEOUT,
+            receiver.wait_for(|state| state.error.is_some()),
+        )
+        .await;
+        let state = told.expect("told in time").unwrap().clone();
+        assert_eq!(state.error.as_deref(), Some("no answer from docker yet"));
+        assert!(!state.connected && !state.complete);
     }
 }
