@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use compose::{Node, Project, Span, pairs};
 
+use super::Origin;
 use crate::{
     inventory::snapshot::Protocol,
     policy::{
-        PolicySet,
         effective::{Effective, EffectivePort, effective},
         matrix::{IngressRow, PolicyMatrix},
         model::{self, Policy, Select},
@@ -20,6 +20,8 @@ pub(super) struct Subject<'s> {
     pub(super) policy: &'s Policy,
     pub(super) services: Vec<Service<'s>>,
     pub(super) rules: Vec<Rules<'s>>,
+    /// Where the project is, in words.
+    pub(super) place: &'static str,
     table: Option<&'s PolicyMatrix>,
 }
 
@@ -90,7 +92,7 @@ impl Published {
 impl<'s> Subject<'s> {
     pub(super) fn new(
         project: &'s Project,
-        _policies: &'s PolicySet,
+        origin: Origin,
         policy: &'s Policy,
         table: Option<&'s PolicyMatrix>,
     ) -> Self {
@@ -117,7 +119,8 @@ impl<'s> Subject<'s> {
                     .collect(),
             })
             .collect();
-        Self { project, policy, services, rules, table }
+        let place = if origin == Origin::Host { "host" } else { "compose file" };
+        Self { project, policy, services, rules, place, table }
     }
 
     /// What the policy says of a service.
