@@ -30,7 +30,10 @@ use self::{
     web::{Endpoint, Web},
 };
 use crate::{
-    check::{Finding, baseline::{Accepted, Baseline}},
+    check::{
+        Finding,
+        baseline::{Accepted, Baseline},
+    },
     control::{self, client},
     inventory::docker::look,
     policy::PolicySet,
@@ -109,10 +112,9 @@ pub const SCHEMA: &str = "portcullis.audit/v1";
 impl Audited {
     /// Every finding that is not accepted, with its project.
     pub fn findings(&self) -> impl Iterator<Item = (&str, &Finding)> {
-        let of_instances = self
-            .instances
-            .iter()
-            .flat_map(|instance| instance.findings.iter().map(move |finding| (instance.project.as_str(), finding)));
+        let of_instances = self.instances.iter().flat_map(|instance| {
+            instance.findings.iter().map(move |finding| (instance.project.as_str(), finding))
+        });
         of_instances.chain(self.baseline.iter().map(|finding| ("", finding)))
     }
 
@@ -165,7 +167,9 @@ pub fn look(request: &Request, policies: &PolicySet) -> Seen {
     Seen { host, unreadable, status, tries, sockets, firewall, web }
 }
 
-fn runtime<T>(future: impl Future<Output = Result<T, crate::inventory::docker::DockerError>>) -> Result<T, String> {
+fn runtime<T>(
+    future: impl Future<Output = Result<T, crate::inventory::docker::DockerError>>,
+) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

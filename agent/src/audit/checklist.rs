@@ -54,10 +54,7 @@ pub(super) fn instance(
 
 /// The same, if the findings could not be had.
 pub(super) fn untold(instance: &Instance<'_>, why: &str) -> Vec<Answer> {
-    OF_INSTANCE
-        .into_iter()
-        .map(|line| could_not_tell(line, Some(instance.project.clone()), why))
-        .collect()
+    OF_INSTANCE.into_iter().map(|line| could_not_tell(line, Some(instance.project.clone()), why)).collect()
 }
 
 /// Everything about the host and its endpoints, and one line for each of an instance if no engine could be asked.
@@ -67,8 +64,10 @@ pub(super) fn host(_policies: &PolicySet, seen: &Seen) -> Vec<Answer> {
     match &seen.host {
         Ok(host) => answers.extend([machine::sockets_mounted(host, seen), machine::bound(host, seen)]),
         Err(error) => {
-            let lines = [Line::InternalClosed, Line::NoDevServices, Line::SocketNotMounted, Line::DeclaredBound];
-            answers.extend(lines.into_iter().chain(OF_INSTANCE).map(|line| could_not_tell(line, None, error)));
+            let lines =
+                [Line::InternalClosed, Line::NoDevServices, Line::SocketNotMounted, Line::DeclaredBound];
+            answers
+                .extend(lines.into_iter().chain(OF_INSTANCE).map(|line| could_not_tell(line, None, error)));
         }
     }
     answers
@@ -116,7 +115,8 @@ impl Asked<'_> {
 }
 
 fn told(finding: &Finding) -> String {
-    let container = finding.container.as_deref().map(|name| format!(" (container `{name}`)")).unwrap_or_default();
+    let container =
+        finding.container.as_deref().map(|name| format!(" (container `{name}`)")).unwrap_or_default();
     format!("{}: {}{container}", finding.code, finding.message)
 }
 
@@ -125,7 +125,13 @@ fn could_not_tell(line: Line, subject: Option<String>, why: &str) -> Answer {
 }
 
 /// Failed if something speaks against it, unclear if something is unclear, else passed.
-fn weigh(line: Line, subject: Option<String>, against: Vec<String>, unclear: Vec<String>, looked: Vec<String>) -> Answer {
+fn weigh(
+    line: Line,
+    subject: Option<String>,
+    against: Vec<String>,
+    unclear: Vec<String>,
+    looked: Vec<String>,
+) -> Answer {
     if !against.is_empty() {
         return Answer::new(line, subject, Outcome::Failed, against);
     }

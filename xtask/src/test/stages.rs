@@ -120,6 +120,7 @@ pub(super) const STAGES: [Stage; 11] = [
                 "--package",
                 "integration-tests",
                 "--test=docker",
+                "--test=docker_audit",
                 "--test=docker_life",
                 "--test=detours",
                 "--test=engine",
