@@ -58,11 +58,11 @@ impl Rights<'_> {
 
     /// The TCP ports that the policy names, at most `most` of a range.
     pub fn tcp_ports(&self, most: usize) -> impl Iterator<Item = u16> {
-        self.effective.ports.iter().flat_map(move |entry| match entry.ports {
-            Ports::Range { protocol: Protocol::Tcp, first, last } => (first..=last).take(most),
-            // Nothing.
-            _ => (1..=0).take(0),
-        })
+        let ranges = self.effective.ports.iter().filter_map(|entry| match entry.ports {
+            Ports::Range { protocol: Protocol::Tcp, first, last } => Some(first..=last),
+            _ => None,
+        });
+        ranges.flat_map(move |range| range.take(most))
     }
 }
 

@@ -170,7 +170,7 @@ pub(super) fn networks(asked: &Asked<'_>) -> Answer {
         match (container.network_mode(), container.joins()) {
             ("host", _) => against.push(format!("`{name}` is on the host's network")),
             (_, Some(other)) => {
-                against.push(format!("`{name}` is in the network of the container `{other}`"))
+                against.push(format!("`{name}` is in the network of the container `{other}`"));
             }
             _ => {}
         }

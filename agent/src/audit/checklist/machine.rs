@@ -38,7 +38,7 @@ fn fates(fates: &BTreeMap<Family, Fate>, what: &str) -> (Vec<String>, Vec<String
             Fate::Denied(by) => denied.push(format!("{family}: {what} is turned away by {by}")),
             Fate::Allowed(by) => against.push(format!("{family}: {what} is let in: {by}")),
             Fate::Unclear(by) => {
-                unclear.push(format!("{family}: it hangs on a rule that is not understood: {by}"))
+                unclear.push(format!("{family}: it hangs on a rule that is not understood: {by}"));
             }
         }
     }
@@ -90,7 +90,7 @@ pub(super) fn api(seen: &Seen) -> Answer {
     for (address, api) in &sockets.engine {
         match api {
             Api::Open => {
-                against.push(format!("the engine's API answers anybody at `{address}`, without TLS"))
+                against.push(format!("the engine's API answers anybody at `{address}`, without TLS"));
             }
             Api::Tls => unclear
                 .push(format!("the engine listens at `{address}` with TLS: whom it lets in cannot be told")),

@@ -131,7 +131,7 @@ fn each_fault_is_found_by_its_finding_and_its_line() {
             "socket",
             |all| {
                 all[1]["Mounts"] =
-                    json!([{ "Type": "bind", "Source": "/run/docker.sock", "Destination": "/s" }])
+                    json!([{ "Type": "bind", "Source": "/run/docker.sock", "Destination": "/s" }]);
             },
             &["A13", "F010"],
         ),
