@@ -3,14 +3,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use integration_tests::agent_binary;
 use integration_tests::daemon::Daemon;
 use integration_tests::engine_lab::EngineLab;
+use lab::interrupt::wait_for;
 use lab::outside::Outside;
-use lab::process::{output, run};
+use lab::process::{output, run, stop_child};
+use lab::tools::repository;
 use serde_json::Value;
 
 const POLICY: &str = "\
@@ -205,4 +208,48 @@ fn docker_audit_finds_what_was_planted_and_nothing_else() {
     run(detach.arg("--state-dir").arg(directory.join("state"))).unwrap();
     let untold = [&OF_ENDPOINTS[..], &["A23"]].concat();
     host.expect("nothing enforced", &["A01", "A22"], &untold);
+}
+
+/// The codes of failed lines, without an engine: about an endpoint alone.
+fn failed_of_endpoint(endpoint: &str) -> BTreeSet<String> {
+    let mut command = Command::new(agent_binary().unwrap());
+    command.args(["audit", "-o", "json", "--docker-host", "unix:///nonexistent", "--endpoint", endpoint]);
+    command.arg("--policy").arg(repository().join("policies/app.yaml"));
+    let began = Instant::now();
+    let output = output(command.env_remove("DOCKER_HOST")).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    // The containers could not be looked at, whatever else was found.
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("failed to use docker host `unix:///nonexistent`")
+    );
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let about = |line: &&Value| line["subject"] == endpoint && line["outcome"] == "failed";
+    let failed = json["lines"].as_array().unwrap().iter().filter(about);
+    failed.map(|line| line["code"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn docker_audit_of_endpoints_ends_and_sees_through_old_settings() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    assert_eq!(failed_of_endpoint(&format!("https://{address}")), BTreeSet::new());
+    drop(silent);
+    let folder = tempfile::tempdir().unwrap();
+    let (key, certificate) = (folder.path().join("key.pem"), folder.path().join("cert.pem"));
+    let mut make = Command::new("openssl");
+    make.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]);
+    run(make.arg("-keyout").arg(&key).arg("-out").arg(&certificate)).unwrap();
+    let mut serve = Command::new("openssl");
+    serve.args(["s_server", "-quiet", "-www", "-min_protocol", "TLSv1", "-cipher", "ALL:@SECLEVEL=0"]);
+    serve.args(["-accept", &address.to_string()]).arg("-key").arg(&key).arg("-cert").arg(&certificate);
+    let mut server = serve.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let listens = || Ok(TcpStream::connect(address).is_ok().then_some(()));
+    let waited = wait_for("openssl", Duration::from_secs(10), listens);
+    let failed = waited.map(|()| failed_of_endpoint(&format!("https://{address}")));
+    stop_child(&mut server, Duration::from_secs(2));
+    let failed = failed.unwrap();
+    for code in ["A03", "A04", "A05", "A06", "A07"] {
+        assert!(failed.contains(code), "{code}: {failed:?}");
+    }
 }
