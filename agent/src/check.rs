@@ -38,7 +38,10 @@ pub struct Finding {
     pub message: String,
     /// The compose service that it is about, if it is about one.
     pub service: Option<String>,
-    /// The compose file, as shown to people.
+    /// The container that it is about, if it is about what runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// The compose file, as shown to people; empty for what runs.
     pub file: String,
     #[serde(flatten)]
     pub place: Option<Place>,
@@ -95,11 +98,31 @@ pub fn check(project: &Project, sources: &Sources, policies: &PolicySet) -> Resu
         project: project.name.clone(),
         patterns: policies.policies.iter().map(pattern).collect(),
     })?;
+    judge(project, sources, policies, policy, Origin::Files { covered: covering.is_some() })
+}
+
+/// Where a project comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Compose files, whose project the policy is for, or is not.
+    Files { covered: bool },
+    /// The containers that run.
+    Host,
+}
+
+/// Judges a project by a policy of the set.
+pub fn judge(
+    project: &Project,
+    sources: &Sources,
+    policies: &PolicySet,
+    policy: &Policy,
+    origin: Origin,
+) -> Result<Checked, CheckError> {
     let tables = matrix(policies)?;
     let table = tables.policies.iter().find(|table| table.policy == policy.name);
-    let subject = Subject::new(project, policy, table);
+    let subject = Subject::new(project, origin, policy, table);
     let mut found = Found { sources, policies, findings: Vec::new() };
-    membership::check(&subject, covering.is_some(), &mut found);
+    membership::check(&subject, origin != (Origin::Files { covered: false }), &mut found);
     exposure::check(&subject, &mut found);
     privileges::check(&subject, &mut found);
     networks::check(&subject, &mut found);
@@ -146,6 +169,7 @@ impl Found<'_> {
             level: code.level(),
             message: detail.message,
             service: detail.service.map(str::to_owned),
+            container: None,
             file: source.map(|source| source.name.clone()).unwrap_or_default(),
             place: source.map(|source| Place::of_bytes(&source.text, detail.span.start, detail.span.end)),
             rule: detail.rule.map(|mark| self.policies.at(mark)),

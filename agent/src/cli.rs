@@ -1,5 +1,6 @@
 //! The command line: one file per command, each with its arguments and a `run` that returns the exit code.
 
+mod audit;
 mod check;
 mod detach;
 mod output;
@@ -24,6 +25,7 @@ enum Command {
     /// Runs the agent
     Run(run::RunArgs),
     Check(check::CheckArgs),
+    Audit(audit::AuditArgs),
     Policy(policy::Arguments),
     /// Shows what is attached and enforced
     Status(status::StatusArgs),
@@ -37,6 +39,7 @@ pub fn run(cli: &Cli) -> ExitCode {
     match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Detach(args) => detach::run(args),
         Command::Policy(arguments) => policy::run(arguments),
         Command::Status(args) => status::run(args),

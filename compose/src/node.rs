@@ -216,6 +216,12 @@ impl Map {
     }
 }
 
+impl FromIterator<(String, Entry)> for Map {
+    fn from_iter<I: IntoIterator<Item = (String, Entry)>>(entries: I) -> Self {
+        Self { entries: entries.into_iter().collect() }
+    }
+}
+
 impl IntoIterator for Map {
     type Item = (String, Entry);
     type IntoIter = std::collections::btree_map::IntoIter<String, Entry>;

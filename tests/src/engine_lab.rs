@@ -81,7 +81,9 @@ impl EngineLab {
         Ok(())
     }
 
-    fn directory(&self) -> PathBuf {
+    /// Where the policies, the pins and the sockets are.
+    #[must_use]
+    pub fn directory(&self) -> PathBuf {
         self.host.scratch().path().join("agent")
     }
 

@@ -19,6 +19,11 @@ impl Bounded {
         Ok(Self { stream: TcpStream::connect_timeout(&address, limit)?, deadline })
     }
 
+    /// Gives it that long from now on.
+    pub(super) fn extend(&mut self, limit: Duration) {
+        self.deadline = Instant::now() + limit;
+    }
+
     fn left(&self) -> io::Result<Duration> {
         match self.deadline.saturating_duration_since(Instant::now()) {
             Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),

@@ -75,10 +75,19 @@ impl Printed {
 
     /// The default of each family. `uplinks` are the names of the interfaces by which the world comes in.
     pub fn defaults(&self, uplinks: &[String]) -> Result<BTreeMap<Family, Default>, FirewallError> {
+        self.fate(uplinks, None)
+    }
+
+    /// What becomes of a stranger's connection to a TCP port; without one, to a port that no rule names.
+    pub fn fate(
+        &self,
+        uplinks: &[String],
+        port: Option<u16>,
+    ) -> Result<BTreeMap<Family, Default>, FirewallError> {
         [Family::Ipv4, Family::Ipv6]
             .into_iter()
             .map(|family| {
-                let stranger = Stranger { family, uplinks };
+                let stranger = Stranger { family, uplinks, port };
                 let mut ways_in = Vec::new();
                 if let Some(rules) = &self.nftables {
                     ways_in.extend(nftables::ways_in(rules, &stranger)?);
@@ -106,10 +115,12 @@ fn say(program: &'static str, arguments: &[&str]) -> Result<Option<String>, Fire
     Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()))
 }
 
-/// A SYN from somewhere in the world, which comes in by an uplink, for a port of the host that no rule names.
+/// A SYN from somewhere in the world, which comes in by an uplink, for a port of the host; without a number, for one
+/// that no rule names.
 struct Stranger<'a> {
     family: Family,
     uplinks: &'a [String],
+    port: Option<u16>,
 }
 
 /// Whether something is so, as far as it can be told.
@@ -152,6 +163,12 @@ impl Stranger<'_> {
             None => uplink == name,
         };
         self.uplinks.iter().any(fits).into()
+    }
+
+    /// Whether it is for a port between two, both included.
+    fn is_for(&self, first: u16, last: u16) -> Truth {
+        let all = first <= 1 && last == u16::MAX;
+        (all || self.port.is_some_and(|port| (first..=last).contains(&port))).into()
     }
 
     /// Whether it comes from this range: only from the one that is everything.

@@ -20,7 +20,7 @@ pub struct Baseline {
 /// What is accepted.
 #[derive(Clone, Debug)]
 struct Entry {
-    code: Code,
+    code: &'static str,
     service: Option<String>,
     file: Option<String>,
     contains: Option<String>,
@@ -59,6 +59,14 @@ struct WrittenEntry {
 impl Baseline {
     /// Reads a baseline.
     pub fn parse(source: &Source) -> Result<Self, Box<Diagnostic>> {
+        Self::parse_with(source, &[])
+    }
+
+    /// The same, with more that can be accepted: codes and names.
+    pub fn parse_with(
+        source: &Source,
+        more: &[(&'static str, &'static str)],
+    ) -> Result<Self, Box<Diagnostic>> {
         let fault = |message: String, place: Option<Place>, hint: Option<&str>| {
             let (file, hint) = (source.name.clone(), hint.map(str::to_owned));
             Box::new(Diagnostic { severity: Severity::Error, code: "B001", message, file, place, hint })
@@ -89,9 +97,9 @@ impl Baseline {
         for spanned in written.accept {
             let at = place(source, spanned.defined);
             let entry = spanned.value;
-            let Some(code) =
-                Code::ALL.iter().copied().find(|code| code.text() == entry.code || code.name() == entry.code)
-            else {
+            let known = Code::ALL.iter().map(|code| (code.text(), code.name())).chain(more.iter().copied());
+            let mut known = known.filter(|(code, name)| *code == entry.code || *name == entry.code);
+            let Some((code, _)) = known.next() else {
                 let message = format!("there is no finding `{}`", entry.code);
                 return Err(fault(message, Some(at), Some("findings are called `F001` or by their name")));
             };
@@ -122,35 +130,23 @@ impl Baseline {
     /// Takes out what is accepted, and adds what is to be said about the baseline itself.
     #[must_use]
     pub fn apply(&self, findings: Vec<Finding>, today: Date) -> (Vec<Finding>, Vec<Accepted>) {
-        let mut used = vec![false; self.entries.len()];
+        let mut review = self.review(today);
         let mut kept = Vec::new();
         let mut accepted = Vec::new();
         for finding in findings {
-            let mut reason = None;
-            for (entry, used) in self.entries.iter().zip(&mut used) {
-                if entry.matches(&finding) {
-                    *used = true;
-                    if !entry.is_over(today) {
-                        reason = reason.or(Some(entry.reason.clone()));
-                    }
-                }
-            }
-            match reason {
+            match review.reason(&finding) {
                 Some(reason) => accepted.push(Accepted { finding, reason }),
                 None => kept.push(finding),
             }
         }
-        for (entry, used) in self.entries.iter().zip(used) {
-            if !used {
-                let message = format!("nothing is found of what is accepted here: `{}`", entry.code);
-                kept.push(self.finding(entry, Code::BaselineUnused, message));
-            } else if entry.is_over(today) {
-                let until = entry.expires.map(|day| day.to_string()).unwrap_or_default();
-                let message = format!("`{}` was accepted until {until}", entry.code);
-                kept.push(self.finding(entry, Code::BaselineExpired, message));
-            }
-        }
+        kept.extend(review.finish());
         (kept, accepted)
+    }
+
+    /// For whoever asks about one thing after the other.
+    #[must_use]
+    pub fn review(&self, today: Date) -> Review<'_> {
+        Review { baseline: self, today, used: vec![false; self.entries.len()] }
     }
 
     fn finding(&self, entry: &Entry, code: Code, message: String) -> Finding {
@@ -160,6 +156,7 @@ impl Baseline {
             level: code.level(),
             message,
             service: entry.service.clone(),
+            container: None,
             file: self.name.clone(),
             place: Some(entry.place.clone()),
             rule: None,
@@ -168,12 +165,64 @@ impl Baseline {
     }
 }
 
+/// A baseline while it is used.
+#[derive(Debug)]
+pub struct Review<'b> {
+    baseline: &'b Baseline,
+    today: Date,
+    used: Vec<bool>,
+}
+
+impl Review<'_> {
+    /// Why a finding is accepted, if it is.
+    pub fn reason(&mut self, finding: &Finding) -> Option<String> {
+        self.reason_for(finding.code.text(), finding.service.as_deref(), &finding.file, &finding.message)
+    }
+
+    /// The same for anything that has a code.
+    pub fn reason_for(
+        &mut self,
+        code: &str,
+        service: Option<&str>,
+        file: &str,
+        text: &str,
+    ) -> Option<String> {
+        let mut reason = None;
+        for (entry, used) in self.baseline.entries.iter().zip(&mut self.used) {
+            if entry.matches(code, service, file, text) {
+                *used = true;
+                if !entry.is_over(self.today) {
+                    reason = reason.or(Some(entry.reason.clone()));
+                }
+            }
+        }
+        reason
+    }
+
+    /// What is to be said about the baseline itself.
+    #[must_use]
+    pub fn finish(self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for (entry, used) in self.baseline.entries.iter().zip(self.used) {
+            if !used {
+                let message = format!("nothing is found of what is accepted here: `{}`", entry.code);
+                findings.push(self.baseline.finding(entry, Code::BaselineUnused, message));
+            } else if entry.is_over(self.today) {
+                let until = entry.expires.map(|day| day.to_string()).unwrap_or_default();
+                let message = format!("`{}` was accepted until {until}", entry.code);
+                findings.push(self.baseline.finding(entry, Code::BaselineExpired, message));
+            }
+        }
+        findings
+    }
+}
+
 impl Entry {
-    fn matches(&self, finding: &Finding) -> bool {
-        self.code == finding.code
-            && self.service.as_ref().is_none_or(|service| finding.service.as_ref() == Some(service))
-            && self.file.as_ref().is_none_or(|file| finding.file.ends_with(file.as_str()))
-            && self.contains.as_ref().is_none_or(|part| finding.message.contains(part.as_str()))
+    fn matches(&self, code: &str, service: Option<&str>, file: &str, text: &str) -> bool {
+        self.code == code
+            && self.service.as_deref().is_none_or(|own| service == Some(own))
+            && self.file.as_deref().is_none_or(|own| file.ends_with(own))
+            && self.contains.as_deref().is_none_or(|part| text.contains(part))
     }
 
     fn is_over(&self, today: Date) -> bool {
@@ -201,6 +250,7 @@ mod tests {
             level: code.level(),
             message: "port `1/tcp` is published".to_owned(),
             service: Some(service.to_owned()),
+            container: None,
             file: "compose.yaml".to_owned(),
             place: None,
             rule: None,

@@ -179,8 +179,9 @@ fn reverse_proxy(subject: &Subject<'_>, found: &mut Found<'_>) {
         None => (
             services_key(subject),
             format!(
-                "nothing faces the public: the policy has {}, the compose file does not",
-                names.join(", ")
+                "nothing faces the public: the policy has {}, the {} does not",
+                names.join(", "),
+                subject.place
             ),
         ),
     };

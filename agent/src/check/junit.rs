@@ -113,7 +113,7 @@ fn fault(fault: &Diagnostic) -> Case {
 }
 
 /// Text that XML can hold.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

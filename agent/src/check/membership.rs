@@ -130,7 +130,7 @@ fn missing(subject: &Subject<'_>, found: &mut Found<'_>) {
             }
             None => (
                 services_key(subject),
-                format!("the policy has a service `{}`, the compose file does not", rules.name),
+                format!("the policy has a service `{}`, the {} does not", rules.name, subject.place),
             ),
         };
         found.add(

@@ -32,7 +32,7 @@ pub fn write(report: &Report) -> Result<String, serde_json::Error> {
     serde_json::to_string_pretty(&document).map(|text| text + "\n")
 }
 
-const fn level(level: Level) -> &'static str {
+pub(crate) const fn level(level: Level) -> &'static str {
     match level {
         Level::Error => "error",
         Level::Warning => "warning",
@@ -40,7 +40,7 @@ const fn level(level: Level) -> &'static str {
     }
 }
 
-fn rule(code: Code) -> Value {
+pub(crate) fn rule(code: Code) -> Value {
     json!({
         "id": code.text(),
         "name": pascal(code.name()),
@@ -53,7 +53,7 @@ fn rule(code: Code) -> Value {
 }
 
 /// Names of rules are written like types.
-fn pascal(name: &str) -> String {
+pub(crate) fn pascal(name: &str) -> String {
     name.split('-')
         .map(|word| {
             let mut letters = word.chars();
@@ -129,13 +129,13 @@ fn escaped(byte: u8) -> String {
     if plain { char::from(byte).to_string() } else { format!("%{byte:02X}") }
 }
 
-fn sentence(text: &str) -> String {
+pub(crate) fn sentence(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
 /// The same for as long as the finding is the same, wherever its line moves (FNV-1a).
-fn fingerprint(finding: &Finding) -> String {
+pub(crate) fn fingerprint(finding: &Finding) -> String {
     let text =
         [finding.code.text(), finding.service.as_deref().unwrap_or_default(), &finding.message].join("\n");
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {

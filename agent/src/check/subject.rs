@@ -7,6 +7,7 @@ use std::{
 
 use compose::{Node, Project, Span, pairs};
 
+use super::Origin;
 use crate::{
     inventory::snapshot::Protocol,
     policy::{
@@ -22,6 +23,8 @@ pub(super) struct Subject<'s> {
     pub(super) policy: &'s Policy,
     pub(super) services: Vec<Service<'s>>,
     pub(super) rules: Vec<Rules<'s>>,
+    /// Where the project is, in words.
+    pub(super) place: &'static str,
 }
 
 /// A service of the policy, under its profile.
@@ -91,7 +94,12 @@ impl Published {
 }
 
 impl<'s> Subject<'s> {
-    pub(super) fn new(project: &'s Project, policy: &'s Policy, table: Option<&'s PolicyMatrix>) -> Self {
+    pub(super) fn new(
+        project: &'s Project,
+        origin: Origin,
+        policy: &'s Policy,
+        table: Option<&'s PolicyMatrix>,
+    ) -> Self {
         let rules: Vec<Rules<'s>> = policy
             .services
             .iter()
@@ -115,7 +123,8 @@ impl<'s> Subject<'s> {
                     .collect(),
             })
             .collect();
-        Self { project, policy, services, rules }
+        let place = if origin == Origin::Host { "host" } else { "compose file" };
+        Self { project, policy, services, rules, place }
     }
 
     /// What the policy says of a service.

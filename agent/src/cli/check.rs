@@ -56,7 +56,7 @@ pub(super) struct CheckArgs {
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum FailOn {
+pub(super) enum FailOn {
     Error,
     #[default]
     Warning,
@@ -65,8 +65,20 @@ enum FailOn {
     Never,
 }
 
+impl FailOn {
+    /// Whether something of this severity makes the command fail.
+    pub(super) fn fails(self, level: Level) -> bool {
+        match self {
+            Self::Error => level >= Level::Error,
+            Self::Warning => level >= Level::Warning,
+            Self::Info => true,
+            Self::Never => false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Form {
+pub(super) enum Form {
     /// For people.
     #[default]
     Text,
@@ -106,18 +118,12 @@ fn code(report: &Report, fail_on: FailOn) -> u8 {
     if report.checked.is_none() {
         return UNKNOWN;
     }
-    let least = match fail_on {
-        FailOn::Error => Level::Error,
-        FailOn::Warning => Level::Warning,
-        FailOn::Info => Level::Info,
-        FailOn::Never => return CLEAN,
-    };
-    if report.findings().iter().any(|finding| finding.level >= least) { FINDINGS } else { CLEAN }
+    if report.findings().iter().any(|finding| fail_on.fails(finding.level)) { FINDINGS } else { CLEAN }
 }
 
 fn answer(arguments: &CheckArgs) -> Result<Report, Vec<Diagnostic>> {
-    let policies = policies(arguments)?;
-    let baseline = arguments.baseline.as_deref().map(baseline).transpose()?;
+    let policies = policies(&arguments.policy, arguments.profile.as_deref())?;
+    let baseline = arguments.baseline.as_deref().map(|path| baseline(path, &[])).transpose()?;
     let request = request(arguments, &policies)?;
     let Loaded { sources, warnings, project } = compose::load(&request);
     let warnings: Vec<Diagnostic> =
@@ -140,8 +146,8 @@ fn answer(arguments: &CheckArgs) -> Result<Report, Vec<Diagnostic>> {
     Ok(Report::of(checked, accepted))
 }
 
-fn policies(arguments: &CheckArgs) -> Result<PolicySet, Vec<Diagnostic>> {
-    let (texts, unreadable) = sources::read(&arguments.policy);
+pub(super) fn policies(paths: &[PathBuf], profile: Option<&str>) -> Result<PolicySet, Vec<Diagnostic>> {
+    let (texts, unreadable) = sources::read(paths);
     if !unreadable.is_empty() {
         let faults = unreadable.iter().map(|error| {
             let cause =
@@ -150,7 +156,7 @@ fn policies(arguments: &CheckArgs) -> Result<PolicySet, Vec<Diagnostic>> {
         });
         return Err(faults.collect());
     }
-    let loaded = policy::load(&texts, arguments.profile.as_deref());
+    let loaded = policy::load(&texts, profile);
     match loaded.policies {
         Some(policies) if !has_errors(&loaded.diagnostics) => {
             let shown = diagnostics::render(&loaded.diagnostics, true);
@@ -163,12 +169,16 @@ fn policies(arguments: &CheckArgs) -> Result<PolicySet, Vec<Diagnostic>> {
     }
 }
 
-fn baseline(path: &Path) -> Result<Baseline, Vec<Diagnostic>> {
+/// Reads a baseline; `more` can be accepted besides the findings.
+pub(super) fn baseline(
+    path: &Path,
+    more: &[(&'static str, &'static str)],
+) -> Result<Baseline, Vec<Diagnostic>> {
     let name = path.display().to_string();
     let text = fs::read_to_string(path).map_err(|error| {
         vec![fault("C001", String::new(), format!("failed to read `{name}`: {error}"), None)]
     })?;
-    Baseline::parse(&Source { name, text }).map_err(|fault| vec![*fault])
+    Baseline::parse_with(&Source { name, text }, more).map_err(|fault| vec![*fault])
 }
 
 /// More than the loader accepts.
@@ -207,7 +217,7 @@ fn request(arguments: &CheckArgs, policies: &PolicySet) -> Result<Request, Vec<D
     })
 }
 
-fn fault(code: &'static str, file: String, message: String, hint: Option<String>) -> Diagnostic {
+pub(super) fn fault(code: &'static str, file: String, message: String, hint: Option<String>) -> Diagnostic {
     Diagnostic { severity: Severity::Error, code, message, file, place: None, hint }
 }
 

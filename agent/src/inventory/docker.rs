@@ -31,6 +31,7 @@ use super::{
 
 #[cfg(fuzzing)]
 mod inputs;
+pub mod look;
 mod url;
 pub(super) mod watch;
 

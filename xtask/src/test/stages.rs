@@ -125,6 +125,7 @@ pub(super) const STAGES: [Stage; 12] = [
                 "--package",
                 "integration-tests",
                 "--test=docker",
+                "--test=docker_audit",
                 "--test=docker_life",
                 "--test=detours",
                 "--test=engine",

@@ -83,7 +83,9 @@ fn parse(text: &str, words: &[String], stranger: &Stranger<'_>) -> Rule {
             "-i" => stranger.comes_by(value()),
             "-s" => Stranger::comes_from(prefix_length(value())),
             "-p" => Truth::from(matches!(value(), "tcp" | "all" | "6" | "0")),
-            "--dport" | "--sport" | "--dports" | "--sports" => covers_all(value()).into(),
+            "--dport" | "--dports" => is_for(value(), stranger),
+            // Nobody knows what port it comes from.
+            "--sport" | "--sports" => (range(value()) == Some((0, u16::MAX))).into(),
             "--state" | "--ctstate" => value().split(',').any(|state| state == "NEW").into(),
             "--dst-type" => value().split(',').any(|kind| kind == "LOCAL").into(),
             "--pkt-type" => Truth::from(value() == "unicast"),
@@ -108,9 +110,17 @@ fn prefix_length(range: &str) -> u8 {
     range.rsplit_once('/').and_then(|(_, length)| length.parse().ok()).unwrap_or(128)
 }
 
-/// `0:65535`, or `1:65535`.
-fn covers_all(ports: &str) -> bool {
-    ports
-        .split_once(':')
-        .is_some_and(|(first, last)| matches!(first, "0" | "1" | "") && matches!(last, "65535" | ""))
+/// `22`, `22,80`, `1024:65535`.
+fn is_for(ports: &str, stranger: &Stranger<'_>) -> Truth {
+    let mut ranges = ports.split(',').filter_map(range);
+    ranges.any(|(first, last)| stranger.is_for(first, last) == Truth::Yes).into()
+}
+
+/// A port, or the first and the last of several; either may be left out.
+fn range(ports: &str) -> Option<(u16, u16)> {
+    let number = |text: &str, other: u16| if text.is_empty() { Some(other) } else { text.parse().ok() };
+    match ports.split_once(':') {
+        Some((first, last)) => Some((number(first, 0)?, number(last, u16::MAX)?)),
+        None => ports.parse().ok().map(|port| (port, port)),
+    }
 }

@@ -62,7 +62,7 @@ fn parse(rule: &Value, stranger: &Stranger<'_>) -> Rule {
             // A verdict for each value: what is not understood may let in.
             "vmap" => {
                 matches = matches.and(Truth::Unclear);
-                action = vmap(content);
+                action = vmap(content, stranger);
             }
             // Limits, quotas, extensions of iptables and what may come.
             _ => matches = matches.and(Truth::Unclear),
@@ -76,10 +76,10 @@ fn target(content: &Value) -> String {
 }
 
 /// A map of verdicts can let in only if one of them does. Those by port or state are for what somebody thought of.
-fn vmap(content: &Value) -> Action {
+fn vmap(content: &Value, stranger: &Stranger<'_>) -> Action {
     let key = &content["key"];
     let field = key["payload"]["field"].as_str().or(key["ct"]["key"].as_str()).unwrap_or_default();
-    if matches!(field, "dport" | "sport" | "state") {
+    if matches!(field, "sport" | "state") || field == "dport" && stranger.port.is_none() {
         return Action::Nothing;
     }
     let accepts = content.to_string().contains("\"accept\"") || content.to_string().contains("\"jump\"");
@@ -111,7 +111,11 @@ fn condition(content: &Value, stranger: &Stranger<'_>) -> Truth {
                 // An address, a range of them, a named set.
                 None => Truth::No,
             }),
-            (_, _, Some("dport" | "sport")) => any(right, |value| covers_all(value).into()),
+            (_, _, Some("dport")) => any(right, |value| {
+                range(value).map_or(Truth::No, |(first, last)| stranger.is_for(first, last))
+            }),
+            // Nobody knows what port it comes from.
+            (_, _, Some("sport")) => any(right, |value| (range(value) == Some((0, u16::MAX))).into()),
             (_, _, Some("protocol" | "nexthdr")) => {
                 any(right, |value| Truth::from(*value == "tcp" || *value == 6))
             }
@@ -140,9 +144,14 @@ fn any(value: &Value, is: impl Fn(&Value) -> Truth) -> Truth {
     }
 }
 
-fn covers_all(value: &Value) -> bool {
-    let range = &value["range"];
-    matches!(range[0].as_u64(), Some(0 | 1)) && range[1] == 65535
+/// A port, or the first and the last of several.
+fn range(value: &Value) -> Option<(u16, u16)> {
+    let port = |value: &Value| u16::try_from(value.as_u64()?).ok();
+    let both = &value["range"];
+    match port(value) {
+        Some(port) => Some((port, port)),
+        None => Some((port(&both[0])?, port(&both[1])?)),
+    }
 }
 
 /// For people: the comment if there is one, else where it stands.

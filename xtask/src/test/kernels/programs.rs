@@ -85,7 +85,7 @@ const fn same_by_clsact(tests: &'static str) -> Left {
 const NO_ENGINE: &str = "there is no Docker Engine in a guest";
 
 /// Every test program there is: a unit test fails for one that is missing, and for a name that no test has.
-const ALL: [Program; 30] = [
+const ALL: [Program; 31] = [
     Program { share: Share::Usual(&["every_program_passes_the_verifier"]), ..all("verifier") },
     Program { left: &DEAD_LINK, ..all("kernel") },
     Program {
@@ -133,6 +133,7 @@ const ALL: [Program; 30] = [
     nothing("exhaustion", "its floods take many minutes there, and full tables are among the packet tables"),
     nothing("scanners", "nmap and its data are not in the guest, and what it sends the fuzzer sends too"),
     nothing("docker", NO_ENGINE),
+    nothing("docker_audit", NO_ENGINE),
     nothing("packages", "a package is installed on a machine of its own, whichever kernel runs it"),
     nothing("packaging", "its judges come from registries, and read files"),
     nothing("alerting", "there is no Prometheus in a guest"),

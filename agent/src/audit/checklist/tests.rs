@@ -1,0 +1,380 @@
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    audit::{
+        Audited, Firewall, Seen,
+        firewall::{Default as Fate, Family},
+        http::Response,
+        judge, junit, report, sarif,
+        sockets::{Api, Proxy, Sockets},
+        textfile,
+        tls::{Offers, Version, Weak, Weakness},
+        web::{Plain, Rate, Web},
+    },
+    inventory::docker::look::Looked,
+    policy::{self, Source},
+};
+
+const POLICY: &str = "\
+version: 1
+policy: shop
+applies_to: { project: \"shop-*\" }
+profile: production
+services:
+  web: { exposure: public, ports: [80/tcp], run_as: any }
+  db: { ports: [5432/tcp], from: [web], run_as: non_root }
+  mailpit: { only_in: [development], exposure: localhost, ports: [8025/tcp] }
+";
+
+fn policies() -> PolicySet {
+    let loaded = policy::load(&[Source { name: "shop.yaml".to_owned(), text: POLICY.to_owned() }], None);
+    loaded.policies.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics))
+}
+
+/// A container as the engine prints it, as far as it is read.
+fn container(project: &str, service: &str, user: &str) -> Value {
+    let name = format!("{project}-{service}-1");
+    json!({
+        "Id": name,
+        "Name": format!("/{name}"),
+        "Image": "sha256:0",
+        "State": { "Running": true, "Pid": 0 },
+        "Config": {
+            "User": user,
+            "Labels": {
+                "com.docker.compose.project": project,
+                "com.docker.compose.service": service,
+                "of-the-image": "x",
+            },
+            "ExposedPorts": { "5432/tcp": {} },
+        },
+        "HostConfig": { "NetworkMode": format!("{project}-net"), "Privileged": false, "CapAdd": null, "PidMode": "" },
+        "Mounts": [],
+        "NetworkSettings": {
+            "Ports": {},
+            "Networks": { format!("{project}-net"): { "IPAddress": "198.18.1.2", "GlobalIPv6Address": "" } },
+        },
+    })
+}
+
+/// An instance of two services, as they should be.
+fn clean(project: &str) -> Vec<Value> {
+    let mut web = container(project, "web", "");
+    web["NetworkSettings"]["Ports"] = json!({ "80/tcp": [{ "HostIp": "0.0.0.0", "HostPort": "8080" }] });
+    vec![web, container(project, "db", "1000")]
+}
+
+fn network(project: &str) -> Value {
+    json!({
+        "Name": format!("{project}-net"),
+        "Id": "0123456789abcdef",
+        "Driver": "bridge",
+        "EnableIPv6": false,
+        "Labels": { "com.docker.compose.project": project },
+        "IPAM": { "Config": [{ "Subnet": "198.18.1.0/24" }] },
+    })
+}
+
+fn seen(containers: Vec<Value>, networks: Vec<Value>) -> Seen {
+    let (host, unreadable) = Host::new(Looked {
+        containers,
+        networks,
+        image_labels: BTreeMap::from([(
+            "sha256:0".to_owned(),
+            BTreeMap::from([("of-the-image".to_owned(), "x".to_owned())]),
+        )]),
+        info: json!({ "ServerVersion": "28.0.0", "Name": "host" }),
+    });
+    Seen {
+        host: Ok(host),
+        unreadable,
+        status: Err("no agent".to_owned()),
+        tries: Vec::new(),
+        sockets: Ok(Sockets::default()),
+        firewall: Ok(Firewall::default()),
+        web: Vec::new(),
+    }
+}
+
+fn audit(containers: Vec<Value>) -> Audited {
+    judge(&policies(), &seen(containers, vec![network("shop-a")]))
+}
+
+/// The codes of what is found and of what failed.
+fn against(audited: &Audited) -> Vec<&str> {
+    let mut codes: Vec<&str> = audited
+        .findings()
+        .map(|(_, finding)| finding.code.text())
+        .chain(audited.failed().map(|answer| answer.code.code()))
+        .collect();
+    codes.sort_unstable();
+    codes.dedup();
+    codes
+}
+
+#[test]
+fn a_clean_host_has_nothing_against_it() {
+    assert_eq!(against(&audit(clean("shop-a"))), [""; 0]);
+}
+
+#[test]
+fn each_fault_is_found_by_its_finding_and_its_line() {
+    type Fault = fn(&mut Vec<Value>);
+    let faults: [(&str, Fault, &[&str]); 12] = [
+        ("privileged", |all| all[1]["HostConfig"]["Privileged"] = json!(true), &["A19", "F009"]),
+        ("pid", |all| all[1]["HostConfig"]["PidMode"] = json!("host"), &["A19", "F012"]),
+        ("capability", |all| all[1]["HostConfig"]["CapAdd"] = json!(["CAP_NET_ADMIN"]), &["A19", "F013"]),
+        (
+            "socket",
+            |all| {
+                all[1]["Mounts"] =
+                    json!([{ "Type": "bind", "Source": "/run/docker.sock", "Destination": "/s" }]);
+            },
+            &["A13", "F010"],
+        ),
+        (
+            "folder",
+            |all| all[1]["Mounts"] = json!([{ "Type": "bind", "Source": "/etc", "Destination": "/s" }]),
+            &["A19", "F011"],
+        ),
+        (
+            "published",
+            |all| {
+                all[1]["NetworkSettings"]["Ports"] =
+                    json!({ "5432/tcp": [{ "HostIp": "127.0.0.1", "HostPort": "5432" }] });
+            },
+            &["A01", "F001"],
+        ),
+        (
+            "unknown port",
+            |all| {
+                all[0]["NetworkSettings"]["Ports"]["81/tcp"] =
+                    json!([{ "HostIp": "127.0.0.1", "HostPort": "81" }]);
+            },
+            &["F007"],
+        ),
+        (
+            "IPv6",
+            |all| {
+                all[0]["NetworkSettings"]["Ports"]["80/tcp"] = json!([
+                    { "HostIp": "0.0.0.0", "HostPort": "80" },
+                    { "HostIp": "::", "HostPort": "80" },
+                ]);
+            },
+            &["F020"],
+        ),
+        ("root", |all| all[1]["Config"]["User"] = json!(""), &["A15", "F019"]),
+        (
+            "host network",
+            |all| all[1]["HostConfig"]["NetworkMode"] = json!("host"),
+            &["A01", "A17", "A24", "F008"],
+        ),
+        ("development", |all| all.push(container("shop-a", "mailpit", "1000")), &["A10", "F004", "F016"]),
+        ("missing", |all| drop(all.pop()), &["A20", "F006"]),
+    ];
+    for (name, fault, codes) in faults {
+        let mut containers = clean("shop-a");
+        fault(&mut containers);
+        assert_eq!(against(&audit(containers)), codes, "{name}");
+    }
+}
+
+#[test]
+fn every_replica_is_looked_at() {
+    let mut containers = clean("shop-a");
+    let mut second = container("shop-a", "db", "1000");
+    second["Id"] = json!("second");
+    second["Name"] = json!("/shop-a-db-2");
+    second["HostConfig"]["Privileged"] = json!(true);
+    containers.push(second);
+    let audited = audit(containers);
+    let found: Vec<_> = audited.findings().map(|(_, finding)| finding.container.clone()).collect();
+    assert_eq!(found, [Some("shop-a-db-2".to_owned())]);
+}
+
+#[test]
+fn instances_that_share_a_volume_or_a_network_are_not_isolated() {
+    let mut containers = clean("shop-a");
+    containers.extend(clean("shop-b"));
+    let networks = vec![network("shop-a"), network("shop-b")];
+    assert_eq!(against(&judge(&policies(), &seen(containers.clone(), networks.clone()))), [""; 0]);
+    let volume = json!([{ "Type": "volume", "Name": "data", "Source": "/x", "Destination": "/data" }]);
+    for container in [1, 3] {
+        containers[container]["Mounts"] = volume.clone();
+    }
+    // Its name is the same in every instance as well.
+    assert_eq!(against(&judge(&policies(), &seen(containers, networks))), ["A18", "F018"]);
+}
+
+fn web() -> Web {
+    let answer = |headers: &[(&str, &str)]| Response {
+        status: 200,
+        headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+    };
+    Web {
+        endpoint: "https://shop.example".to_owned(),
+        offers: Ok(Offers { versions: vec![Version::Tls12, Version::Tls13], weak: Vec::new() }),
+        trust: Ok(crate::audit::tls::Trust {
+            problem: None,
+            expires: None,
+            version: "TLSv1.3".to_owned(),
+            suite: "TLS13_AES_128_GCM_SHA256".to_owned(),
+        }),
+        answer: Ok(answer(&[
+            ("strict-transport-security", "max-age=31536000; includeSubDomains"),
+            ("content-security-policy", "default-src 'self'"),
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+        ])),
+        plain: Plain::Answer(301, Some("https://shop.example/".to_owned())),
+        paths: Ok((404, BTreeMap::from([("/debug".to_owned(), 404)]))),
+        rate: Ok(Rate { requests: 21, limited_by: Some("status 429".to_owned()) }),
+    }
+}
+
+#[test]
+fn endpoints_fail_by_one_line_for_each_fault() {
+    type Fault = fn(&mut Web);
+    let failed = |web: &Web| -> Vec<&'static str> {
+        let answers = endpoint::all(std::slice::from_ref(web));
+        answers
+            .iter()
+            .filter(|answer| answer.outcome != Outcome::Passed)
+            .map(|answer| answer.code.code())
+            .collect()
+    };
+    assert_eq!(failed(&web()), [""; 0]);
+    let faults: [(Fault, &[&str]); 9] = [
+        (|web| web.trust.as_mut().unwrap().problem = Some("expired".to_owned()), &["A03"]),
+        (|web| web.offers.as_mut().unwrap().versions.insert(0, Version::Tls10), &["A04"]),
+        (
+            |web| {
+                web.offers.as_mut().unwrap().weak.push(Weak {
+                    version: Version::Tls12,
+                    suite: "TLS_RSA_WITH_3DES_EDE_CBC_SHA",
+                    weakness: Weakness::TripleDes,
+                });
+            },
+            &["A05"],
+        ),
+        (|web| web.answer.as_mut().unwrap().headers[0].1 = "max-age=60".to_owned(), &["A06"]),
+        (|web| drop(web.answer.as_mut().unwrap().headers.remove(3)), &["A07"]),
+        (|web| web.plain = Plain::Answer(200, None), &["A08"]),
+        (|web| web.rate = Ok(Rate { requests: 40, limited_by: None }), &["A09"]),
+        (|web| web.paths.as_mut().unwrap().1 = BTreeMap::from([("/debug".to_owned(), 200)]), &["A11"]),
+        // Whoever answers to everything says nothing by it.
+        (|web| web.paths.as_mut().unwrap().0 = 200, &["A11"]),
+    ];
+    for (fault, lines) in faults {
+        let mut web = web();
+        fault(&mut web);
+        assert_eq!(failed(&web), lines);
+    }
+}
+
+#[test]
+fn the_host_fails_by_its_firewall_its_ssh_and_its_engine() {
+    let failed = |change: &dyn Fn(&mut Seen)| -> Vec<(&'static str, Outcome)> {
+        let mut seen = seen(clean("shop-a"), vec![network("shop-a")]);
+        let proxy = Proxy {
+            protocol: "tcp".to_owned(),
+            host: "0.0.0.0:8080".parse().unwrap(),
+            container: "198.18.1.2:80".parse().unwrap(),
+        };
+        seen.sockets.as_mut().unwrap().proxies.insert(proxy);
+        change(&mut seen);
+        let wanted = [Line::FirewallDefaultDeny, Line::SshRestricted, Line::ApiNotOnTcp, Line::DeclaredBound];
+        judge(&policies(), &seen)
+            .lines
+            .iter()
+            .filter(|answer| wanted.contains(&answer.code) && answer.outcome != Outcome::Passed)
+            .map(|answer| (answer.code.code(), answer.outcome))
+            .collect()
+    };
+    let failure = |code| vec![(code, Outcome::Failed)];
+    assert_eq!(failed(&|_| {}), []);
+    let open = || BTreeMap::from([(Family::Ipv6, Fate::Allowed("a rule".to_owned()))]);
+    assert_eq!(failed(&|seen| seen.firewall.as_mut().unwrap().defaults = open()), failure("A12"));
+    let ssh = |seen: &mut Seen, address: &str| {
+        seen.sockets.as_mut().unwrap().ssh.insert(address.parse().unwrap());
+        seen.firewall.as_mut().unwrap().ports.insert(22, open());
+    };
+    assert_eq!(failed(&|seen| ssh(seen, "[::]:22")), failure("A16"));
+    assert_eq!(failed(&|seen| ssh(seen, "127.0.0.1:22")), []);
+    let api = |seen: &mut Seen, api| {
+        seen.sockets.as_mut().unwrap().engine.insert("0.0.0.0:2375".parse().unwrap(), api);
+    };
+    assert_eq!(failed(&|seen| api(seen, Api::Open)), failure("A14"));
+    assert_eq!(failed(&|seen| api(seen, Api::Tls)), [("A14", Outcome::CouldNotTell)]);
+    assert_eq!(failed(&|seen| api(seen, Api::Other)), []);
+    assert_eq!(
+        failed(&|seen| seen.sockets.as_mut().unwrap().proxies.clear()),
+        [("A21", Outcome::CouldNotTell)]
+    );
+    let left_over = |seen: &mut Seen| {
+        let sockets = seen.sockets.as_mut().unwrap();
+        let mut proxy = sockets.proxies.first().unwrap().clone();
+        proxy.host.set_port(9);
+        sockets.proxies.insert(proxy);
+    };
+    assert_eq!(failed(&left_over), failure("A21"));
+}
+
+#[test]
+fn without_an_engine_nothing_about_containers_is_told() {
+    let mut seen = seen(Vec::new(), Vec::new());
+    seen.host = Err("nobody answers".to_owned());
+    let audited = judge(&policies(), &seen);
+    assert_eq!(audited.error.as_deref(), Some("nobody answers"));
+    let untold = |line: Line| {
+        let answer = audited.lines.iter().find(|answer| answer.code == line);
+        answer.map(|answer| answer.outcome) == Some(Outcome::CouldNotTell)
+    };
+    assert!([Line::InternalClosed, Line::OnlyProxyPublic, Line::Enforced].into_iter().all(untold));
+    let missing: Vec<&Line> =
+        Line::ALL.iter().filter(|line| !audited.lines.iter().any(|answer| answer.code == **line)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn what_the_baseline_accepts_is_not_open() {
+    let mut containers = clean("shop-a");
+    containers[1]["HostConfig"]["Privileged"] = json!(true);
+    let mut audited = audit(containers);
+    let text = "version: 1\naccept:\n  - { code: F009, service: db, reason: a reason }\n  - { code: A19, service: shop-a, reason: the same }\n  - { code: A05, reason: gone }\n";
+    let source = Source { name: "baseline.yaml".to_owned(), text: text.to_owned() };
+    let lines: Vec<_> = Line::ALL.iter().map(|line| (line.code(), line.name())).collect();
+    let baseline = crate::check::baseline::Baseline::parse_with(&source, &lines).unwrap();
+    audited.accept(&baseline);
+    assert_eq!(against(&audited), ["F022"]);
+    assert_eq!(audited.accepted.len(), 1);
+    assert!(textfile::exposition(&audited).contains("{code=\"A19\",severity=\"error\"} 0\n"));
+}
+
+#[test]
+fn every_form_says_what_failed() {
+    let mut containers = clean("shop-a");
+    containers[1]["HostConfig"]["Privileged"] = json!(true);
+    let audited = audit(containers);
+    let text = report::text(&audited);
+    assert!(text.contains("error[F009]") && text.contains("A19 no-way-out (shop-a): failed"), "{text}");
+    let metrics = textfile::exposition(&audited);
+    assert!(metrics.contains("portcullis_audit_findings{code=\"F009\",severity=\"error\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("portcullis_audit_findings{code=\"A12\",severity=\"error\"} 0\n"), "{metrics}");
+    let sarif: serde_sarif::sarif::Sarif = serde_json::from_str(&sarif::write(&audited).unwrap()).unwrap();
+    let results = sarif.runs[0].results.as_ref().unwrap();
+    let ids: Vec<_> = results.iter().filter_map(|result| result.rule_id.as_deref()).collect();
+    assert_eq!(ids, ["A19", "F009"]);
+    let junit = junit::write(&audited);
+    let document = roxmltree::Document::parse(&junit).unwrap();
+    let failures = document.descendants().filter(|node| node.has_tag_name("failure")).count();
+    assert_eq!(failures, 2, "{junit}");
+    let counted = document.root_element().attribute("tests").unwrap().parse::<usize>().unwrap();
+    assert_eq!(counted, document.descendants().filter(|node| node.has_tag_name("testcase")).count());
+    let json = serde_json::to_value(&audited).unwrap();
+    assert_eq!(json["schema"], "portcullis.audit/v1");
+    assert_eq!(json["instances"][0]["findings"][0]["container"], "shop-a-db-1");
+}
