@@ -8,6 +8,7 @@
 // Inline assembly for BPF is not stabilised; both toolchains that can build this accept it.
 #![feature(asm_experimental_arch)]
 
+mod answer;
 mod diagnose;
 mod hooks;
 mod identify;

@@ -15,6 +15,7 @@ use super::{
     sender::is_own_source,
 };
 use crate::{
+    answer::Question,
     diagnose,
     identify::{self, Side},
     maps::{self, Policy},
@@ -34,6 +35,8 @@ pub(crate) struct Case {
     /// Of the flow to be.
     pub(super) flags: u8,
     question: MaybeUninit<Attempt>,
+    /// Whether the policy allows it; if not, the decision says the rest.
+    pub(super) allowed: bool,
     pub(super) decision: MaybeUninit<Decision>,
     pub(super) new: NewFlow,
 }
@@ -56,6 +59,7 @@ pub(super) fn ask(
     scene: &Scene,
     frame: &Frame,
     key: &FlowKey,
+    question: &mut Question,
     case: &mut Case,
     direction: Direction,
     known: Option<&mut FlowEntry>,
@@ -63,6 +67,15 @@ pub(super) fn ask(
 ) -> Action {
     case.inquiry = Inquiry::One;
     case.flags = 0;
+    case.allowed = false;
+    let usual = known.is_none()
+        && scene.tracked
+        && frame.packet.intent.opens()
+        && !matches!(scene.hook, Hook::FromUplink);
+    if usual {
+        question.set(scene.skb, key, direction, scene.config.mark_mask, scene.state);
+        case.allowed = question.answer(&mut case.other);
+    }
     match &known {
         Some(entry) if entry.opened == Direction::Ingress as u8 => {
             case.opened = Direction::Ingress;
@@ -72,6 +85,7 @@ pub(super) fn ask(
             case.opened = Direction::Egress;
             case.other = identify::receiver(&key.remote);
         }
+        None if maps::opaque(case.allowed) => case.opened = direction,
         None if !scene.tracked => {
             case.opened = Direction::Egress;
             case.other = Side::HOST;
@@ -101,7 +115,7 @@ pub(super) fn ask(
     maps::forget();
     case.called = published::Called::NOBODY;
     if matches!(case.opened, Direction::Egress) {
-        if matches!(case.other.party.kind, PartyKind::Host) {
+        if !case.allowed && matches!(case.other.party.kind, PartyKind::Host) {
             case.called = published::called(scene.config, key.protocol, &key.remote, key.remote_port);
         }
         if case.called.is_published {
@@ -121,8 +135,14 @@ pub(super) fn ask(
         return Action::Forward;
     }
     maps::forget();
-    if !is_answered(scene, key, case) {
-        return refuse(because, DropReason::NotTracked, case.other);
+    if !maps::opaque(case.allowed) {
+        if !is_answered(scene, key, case) {
+            return refuse(because, DropReason::NotTracked, case.other);
+        }
+        maps::forget();
+        if usual && case.allowed && !case.called.is_published {
+            question.remember(case.other);
+        }
     }
     maps::forget();
     carry_out(scene, frame, key, direction, known, case, because)
@@ -131,7 +151,7 @@ pub(super) fn ask(
 /// Asks what there is to ask; false if a connection from before the first start is nobody's.
 #[inline(always)]
 fn is_answered(scene: &Scene, key: &FlowKey, case: &mut Case) -> bool {
-    let policy = Policy { config: scene.config, revision: scene.config.revision };
+    let policy = Policy { config: scene.config, revision: scene.state.revision };
     let attempt = case.question.write(Attempt {
         source: scene.own,
         destination: scene.own,
@@ -160,6 +180,7 @@ fn is_answered(scene: &Scene, key: &FlowKey, case: &mut Case) -> bool {
         // What the caller's policy observes and the callee's lets through is the caller's denial.
         let keep = second && matches!(case.inquiry, Inquiry::Both) && !decided && !first_allows;
         if !keep {
+            case.allowed = allowed;
             case.decision.write(answer);
         }
         if second {

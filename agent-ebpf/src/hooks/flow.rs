@@ -7,6 +7,7 @@ use agent_common::{
     decision::Party,
     endpoint::Interface,
     flow::{AT_UPLINK, FlowEntry, FlowKey, OBSERVED, OUTSIDER, PEER_LOCAL},
+    packet::{TCP_FIN, TCP_RST},
     verdict::{Direction, DropReason, Hook},
 };
 
@@ -16,7 +17,15 @@ use super::{
     published, refuse,
 };
 use crate::{
-    diagnose, identify::Side, maps::Scratch, parse::Frame, recent, report::Authority, skb::Skb, track,
+    answer::State,
+    diagnose,
+    identify::Side,
+    maps::Scratch,
+    parse::Frame,
+    recent::{self, Lane, Standing},
+    report::Authority,
+    skb::Skb,
+    track,
 };
 
 /// What a hook knows while it looks at one packet.
@@ -26,6 +35,8 @@ pub(super) struct Scene {
     pub(super) hook: Hook,
     /// The hook's port; at an uplink that of the endpoint which is called.
     pub(super) port: &'static Interface,
+    /// From before the port was looked up.
+    pub(super) state: State,
     /// The endpoint behind the port.
     pub(super) own: Party,
     /// The port that the endpoint listens on, where the packet names the one that is published for it; else 0.
@@ -33,6 +44,17 @@ pub(super) struct Scene {
     /// Whether flows are kept. Of what an unmanaged container sends only calls of published ports are judged, each packet
     /// for itself.
     pub(super) tracked: bool,
+}
+
+impl Scene {
+    /// Whether more packets of the flow that this one has opened may come by, and will simply pass.
+    #[inline(always)]
+    const fn expects(&self, action: Action, flags: u8) -> bool {
+        self.tracked
+            && matches!(self.hook, Hook::FromEndpoint | Hook::ToEndpoint)
+            && matches!(action, Action::Forward)
+            && flags == 0
+    }
 }
 
 /// What is known of a flow that is about to be remembered.
@@ -44,25 +66,33 @@ pub(crate) struct Opening {
     /// Who the other side is.
     pub(crate) peer: u32,
     pub(crate) flags: u8,
+    /// The revision that allows it.
+    pub(crate) revision: u32,
 }
 
 /// Whether the packet belongs to a flow, and there is nothing more to it. Otherwise the flow is looked for once more: with
 /// it in hand the rest of the program would be another one to the verifier than without.
 #[inline(always)]
-pub(super) fn goes_on(
-    skb: Skb,
-    config: &'static Config,
-    scratch: &mut Scratch,
-    direction: Direction,
-) -> bool {
-    let frame = &scratch.frame;
-    let key = lay_out(&mut scratch.key, skb, direction, frame);
+pub(super) fn goes_on(skb: Skb, config: &'static Config, scratch: &mut Scratch, lane: Lane) -> bool {
+    let (frame, direction) = (&scratch.frame, lane.direction);
+    // SAFETY: laid out by the caller.
+    let key = unsafe { scratch.key.assume_init_ref() };
     let place = recent::place(key);
-    if recent::knows(skb, config, key, place, direction, frame) {
-        return true;
-    }
     let known = track::find(skb, config, key, direction, frame);
-    track::goes_on(known, skb, config, key, place, direction, frame)
+    // SAFETY: as in `track::find`.
+    let Some(entry) = (unsafe { known.as_mut() }) else {
+        return false;
+    };
+    let state = track::goes_on(entry, config, key, direction, frame);
+    if state == 0 {
+        return false;
+    }
+    // What ends a flow is followed by little.
+    if lane.link != 0 && frame.packet.tcp_flags & (TCP_FIN | TCP_RST) == 0 {
+        let standing = Standing::of(key.protocol, entry, state, direction);
+        recent::remember(skb, config, key, lane, place, standing, &mut scratch.header);
+    }
+    true
 }
 
 /// The key of the packet's flow at this interface.
@@ -94,7 +124,20 @@ pub(super) fn flow(scene: &Scene, scratch: &mut Scratch, direction: Direction) -
     let action = match known {
         Some(entry) if track::is_current(entry, scene.config) => Action::Forward,
         mut known => {
-            let action = ask(scene, frame, key, &mut scratch.case, direction, known.as_deref_mut(), because);
+            let action = ask(
+                scene,
+                frame,
+                key,
+                &mut scratch.question,
+                &mut scratch.case,
+                direction,
+                known.as_deref_mut(),
+                because,
+            );
+            if known.is_none() && scene.expects(action, scratch.case.flags) {
+                let (skb, config) = (scene.skb, scene.config);
+                recent::expect(skb, config, key, scene.port, frame, scene.state.epoch, &mut scratch.header);
+            }
             if known.is_none() || !action.goes_on() {
                 return action;
             }
@@ -125,14 +168,14 @@ pub(super) fn carry_out(
     because: &mut Because,
 ) -> Action {
     let (skb, config, opened) = (scene.skb, scene.config, case.opened);
-    // SAFETY: `is_answered` has written it.
-    let decision = unsafe { case.decision.assume_init_ref() };
     let service = if matches!(scene.hook, Hook::FromUplink) { scene.service } else { case.called.port };
     // Towards a covered endpoint its own hook decides, drops and counts. What was decided here only says whether to
     // expect a reply: without a flow there is none to expect.
     let elsewhere =
         matches!(opened, Direction::Egress) && case.other.is_covered() && !case.called.is_published;
-    if !decision.goes_on() {
+    // SAFETY: `is_answered` has written it, or it is not looked at.
+    let decision = unsafe { &*case.decision.as_ptr() };
+    if !case.allowed && !decision.goes_on() {
         let reason = match known {
             Some(entry) => {
                 track::revoke(entry, config);
@@ -147,7 +190,7 @@ pub(super) fn carry_out(
     }
     let judged =
         matches!(scene.hook, Hook::ToEndpoint) && published::was_judged(skb, config, &case.other.party);
-    let observed = !decision.allowed && !elsewhere && !judged;
+    let observed = !case.allowed && !elsewhere && !judged;
     if matches!(scene.hook, Hook::FromUplink) {
         case.flags |= AT_UPLINK;
     }
@@ -163,9 +206,15 @@ pub(super) fn carry_out(
         case.other.peer = PEER_LOCAL;
     }
     match known {
-        Some(entry) => track::refresh(entry, config, observed),
+        Some(entry) => track::refresh(entry, scene.state.revision, observed),
         None if scene.tracked => {
-            let opening = Opening { direction, opened, peer: case.other.peer, flags: case.flags };
+            let opening = Opening {
+                direction,
+                opened,
+                peer: case.other.peer,
+                flags: case.flags,
+                revision: scene.state.revision,
+            };
             if let Err(reason) = track::open(skb, config, key, &opening, frame, &mut case.new) {
                 diagnose::flow_not_kept(skb.ifindex());
                 return refuse(because, reason, case.other);

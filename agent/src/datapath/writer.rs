@@ -170,7 +170,7 @@ impl Datapath {
             mark_mask: options.mark_mask,
             strictest_mode: left(|config| config.strictest_mode.into()) as u8,
             has_published: left(|config| config.has_published.into()) as u8,
-            _pad: [0; 2],
+            epoch: left(|config| config.epoch.into()) as u16,
             timeouts: options.timeouts,
             attempt_window: ATTEMPT_WINDOW,
             adopt_until: left(|config| config.adopt_until),
@@ -304,16 +304,19 @@ impl Datapath {
             })
             .map(|(&ifindex, _)| ifindex)
             .collect();
-        for ifindex in unsettled {
-            remove(&mut self.maps.interfaces, &ifindex).map_err(write_error("INTERFACES"))?;
-            self.host.interfaces.remove(&ifindex);
-        }
+        let known = self.host.clone();
+        let removed = self.forget_interfaces(&unsettled);
+        self.settle(&known)?;
+        removed?;
         if moved {
             self.swap(entries)?;
         }
         // The same entries as those in force; the lines of the policy that they stand for may have moved.
         self.entries = Some(entries.clone());
-        self.write_host(desired)?;
+        let known = self.host.clone();
+        let written = self.write_host(desired);
+        self.settle(&known)?;
+        written?;
         for (map, count) in [
             (Filled::Interfaces, self.host.interfaces.len()),
             (Filled::Destinations, self.host.destinations.len()),
@@ -348,6 +351,24 @@ impl Datapath {
             }
         }
         Ok(())
+    }
+
+    fn forget_interfaces(&mut self, gone: &[u32]) -> Result<(), DatapathError> {
+        for ifindex in gone {
+            remove(&mut self.maps.interfaces, ifindex).map_err(write_error("INTERFACES"))?;
+            self.host.interfaces.remove(ifindex);
+        }
+        Ok(())
+    }
+
+    /// Makes the programs forget how the host was, if it is not any more what it was `before`. Also after an error: some
+    /// of what was to be written may be.
+    fn settle(&mut self, before: &HostState) -> Result<(), DatapathError> {
+        if self.host == *before {
+            return Ok(());
+        }
+        self.config.epoch = self.config.epoch.wrapping_add(1);
+        self.write_config()
     }
 
     fn write_config(&mut self) -> Result<(), DatapathError> {

@@ -9,7 +9,7 @@ use agent_common::counter::{DeniedCount, DeniedKey, Total};
 use agent_common::decision::{Party, PartyKind};
 use agent_common::endpoint::Interface;
 use agent_common::event::DeniedEvent;
-use agent_common::flow::{FlowEntry, FlowKey};
+use agent_common::flow::{FlowEntry, FlowKey, FlowState};
 use agent_common::verdict::{DropReason, Hook, Verdict};
 use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::{TestRun, TestRunOptions};
@@ -302,9 +302,11 @@ impl Bench {
         events
     }
 
-    /// The entries of a flow table at one port.
+    /// The flows of a table at one port.
     pub(crate) fn flows(&self, table: &str, port: u32) -> Vec<(FlowKey, FlowEntry)> {
-        self.table(table).iter().map(Result::unwrap).filter(|(key, _)| key.port == port).collect()
+        let entries = self.table(table).iter().map(Result::unwrap).collect::<Vec<_>>();
+        let is_flow = |entry: &FlowEntry| entry.state() != FlowState::Moved;
+        entries.into_iter().filter(|(key, entry)| key.port == port && is_flow(entry)).collect()
     }
 
     /// Takes what is known of an interface away from the programs.

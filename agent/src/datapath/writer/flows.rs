@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use agent_common::{
     config::Timeouts,
-    flow::{FlowEntry, FlowKey, HeldKey},
+    flow::{FlowEntry, FlowKey, FlowState, HeldKey},
 };
 use aya::maps::{HashMap, MapData, MapError};
 
@@ -60,24 +60,24 @@ fn collect(
     now: u64,
     timeouts: &Timeouts,
 ) -> Result<Collected, MapError> {
-    let mut all = 0;
+    let mut left = 0;
     let mut living = BTreeMap::new();
     let mut expired = Vec::new();
     for (key, entry) in flows.iter().filter_map(Result::ok) {
-        all += 1;
         if entry.is_expired(key.protocol, now, timeouts) {
-            expired.push(key);
+            expired.push((key, entry.state() != FlowState::Moved));
         } else {
+            left += 1;
             *living.entry(HeldKey::new(&key, &entry)).or_default() += 1;
         }
     }
     let mut removed = 0;
-    for key in &expired {
+    for (key, is_flow) in &expired {
         // Another flow with the same addresses may have begun since the walk.
         if flows.get(key, 0).is_ok_and(|entry| entry.is_expired(key.protocol, now, timeouts)) {
             remove(flows, key)?;
-            removed += 1;
+            removed += usize::from(*is_flow);
         }
     }
-    Ok(Collected { removed, left: all - removed, living })
+    Ok(Collected { removed, left, living })
 }
