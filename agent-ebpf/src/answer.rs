@@ -84,13 +84,13 @@ impl Question {
         {
             return false;
         }
-        *other = answer.other;
+        copy(&answer.other, other);
         true
     }
 
     /// Remembers that it is allowed.
     #[inline(always)]
-    pub(crate) fn remember(&self, other: Side) {
+    pub(crate) fn remember(&self, other: &Side) {
         let Some(answer) = self.place() else {
             return;
         };
@@ -103,7 +103,7 @@ impl Question {
         known.mark = self.mark;
         known.revision = self.revision;
         known.epoch = self.epoch;
-        answer.other = other;
+        copy(other, &mut answer.other);
     }
 
     /// This CPU's own place for it, in which nobody else writes.
@@ -116,6 +116,15 @@ impl Question {
         // SAFETY: see above.
         maps::answer(place).map(|answer| unsafe { &mut *answer })
     }
+}
+
+/// Field by field: the compiler would call `memmove`.
+#[inline(always)]
+const fn copy(from: &Side, to: &mut Side) {
+    to.party.kind = from.party.kind;
+    to.party.identity = from.party.identity;
+    to.party.instance = from.party.instance;
+    to.peer = from.peer;
 }
 
 /// What of [`agent_common::config::Config`] says how long an answer holds, from before anything was looked up.

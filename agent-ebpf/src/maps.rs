@@ -22,7 +22,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    answer::{ANSWERS, Answer, Question, State},
+    answer::{ANSWERS, Answer, State},
     hooks::{Because, Case},
     identify::Side,
     parse::Frame,
@@ -105,7 +105,6 @@ pub(crate) struct Scratch {
     /// As far as it is read without parsing.
     pub(crate) header: Header,
     pub(crate) key: MaybeUninit<FlowKey>,
-    pub(crate) question: Question,
     pub(crate) case: Case,
     pub(crate) because: Because,
     /// The endpoint that the hook judges for.

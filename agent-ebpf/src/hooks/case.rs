@@ -32,6 +32,8 @@ pub(crate) struct Case {
     /// Which way the packet went that opened the flow, or would.
     pub(super) opened: Direction,
     inquiry: Inquiry,
+    /// What an earlier answer may be remembered for.
+    asked: Question,
     /// Of the flow to be.
     pub(super) flags: u8,
     question: MaybeUninit<Attempt>,
@@ -59,7 +61,6 @@ pub(super) fn ask(
     scene: &Scene,
     frame: &Frame,
     key: &FlowKey,
-    question: &mut Question,
     case: &mut Case,
     direction: Direction,
     known: Option<&mut FlowEntry>,
@@ -73,8 +74,8 @@ pub(super) fn ask(
         && frame.packet.intent.opens()
         && !matches!(scene.hook, Hook::FromUplink);
     if usual {
-        question.set(scene.skb, key, direction, scene.config.mark_mask, scene.state);
-        case.allowed = question.answer(&mut case.other);
+        case.asked.set(scene.skb, key, direction, scene.config.mark_mask, scene.state);
+        case.allowed = case.asked.answer(&mut case.other);
     }
     match &known {
         Some(entry) if entry.opened == Direction::Ingress as u8 => {
@@ -141,7 +142,7 @@ pub(super) fn ask(
         }
         maps::forget();
         if usual && case.allowed && !case.called.is_published {
-            question.remember(case.other);
+            case.asked.remember(&case.other);
         }
     }
     maps::forget();

@@ -124,16 +124,7 @@ pub(super) fn flow(scene: &Scene, scratch: &mut Scratch, direction: Direction) -
     let action = match known {
         Some(entry) if track::is_current(entry, scene.config) => Action::Forward,
         mut known => {
-            let action = ask(
-                scene,
-                frame,
-                key,
-                &mut scratch.question,
-                &mut scratch.case,
-                direction,
-                known.as_deref_mut(),
-                because,
-            );
+            let action = ask(scene, frame, key, &mut scratch.case, direction, known.as_deref_mut(), because);
             if known.is_none() && scene.expects(action, scratch.case.flags) {
                 let (skb, config) = (scene.skb, scene.config);
                 recent::expect(skb, config, key, scene.port, frame, scene.state.epoch, &mut scratch.header);
