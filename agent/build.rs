@@ -1,7 +1,8 @@
 //! Builds the kernel programs and puts the object where the agent includes it from.
 //!
 //! Two toolchains can: Debian's `rustc` with its precompiled `core` for BPF, and a rustup nightly with
-//! `rust-src`, which builds `core` itself. `PORTCULLIS_BPF_TOOLCHAIN=debian|nightly` overrides the choice.
+//! `rust-src`, which builds `core` itself. `PORTCULLIS_BPF_TOOLCHAIN=debian|nightly` overrides the choice; `none` leaves
+//! the programs out, for a build that never meets a kernel.
 
 use std::{
     env, fs,
@@ -36,6 +37,11 @@ fn build() -> Result<&'static str, String> {
 
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?);
+    if env::var("PORTCULLIS_BPF_TOOLCHAIN").is_ok_and(|wanted| wanted == "none") {
+        fs::write(out.join(OBJECT), [])
+            .map_err(|error| format!("failed to write an empty object: {error}"))?;
+        return Ok("none");
+    }
     let target_dir = out.join("bpf");
     let (name, mut command) = toolchain()?;
     // The outer build's own settings must not reach a build for another target.

@@ -203,6 +203,16 @@ impl FlowEntry {
         }
     }
 
+    /// The ifindex of the peer's port, if the peer has one.
+    #[must_use]
+    pub const fn peer_port(&self) -> Option<u32> {
+        if self.peer == PEER_HOST || self.peer >= PEER_LOCAL {
+            None
+        } else {
+            Some(self.peer & !PEER_OUTSIDER)
+        }
+    }
+
     /// Whether packets in this direction come from the side that opened the flow.
     #[inline(always)]
     #[must_use]

@@ -14,7 +14,7 @@ use crate::{
     config::{self, Inventory, Settings},
     control::{self, BindError, ControlSocket},
     datapath::{Datapath, DatapathError, Options, counters::Counters, kernel, streams::Events},
-    events::{self, EventPipeline, queue::EventQueue, recent::Recent, sink::Target},
+    events::{self, EventPipeline, format::Formatter, queue::EventQueue, recent::Recent, sink::Target},
     http,
     inventory::{self, netlink::NetlinkError},
     policy::glob::Glob,
@@ -26,6 +26,7 @@ use crate::{
         Telemetry, TelemetryError,
         server::{self, ListenError},
         source::{CounterError, CounterReading, CounterSource, MapUsage},
+        web::{WebConfig, WebConfigError, WebListener},
     },
 };
 
@@ -40,6 +41,8 @@ pub enum StartError {
     Datapath(#[from] DatapathError),
     #[error(transparent)]
     Backstop(#[from] BackstopError),
+    #[error(transparent)]
+    Web(#[from] WebConfigError),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
@@ -66,9 +69,11 @@ impl StartError {
             Self::Control(error) => error.hint().map(|hint| hint.to_string()),
             Self::Datapath(error) => error.hint(),
             Self::Backstop(error) => error.hint(),
-            Self::Events { .. } => {
-                Some("`--events` takes `-`, `journald` or a file that can be written".to_owned())
-            }
+            Self::Events { .. } => Some(
+                "`--events` takes `-`, `journald`, `syslog+udp://HOST:PORT`, `syslog+tcp://HOST:PORT` or a \
+                     file that can be written"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
@@ -81,9 +86,13 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     kernel::probe().map_err(DatapathError::from)?;
     let policies = reconcile::load_policies(&settings)?;
     let registry = reconcile::load_registry(&settings)?;
+    let web = settings.web_config.as_deref().map(WebConfig::load).transpose()?.map(Arc::new);
     let listener = server::bind(settings.listen).await?;
+    if web.is_none() && !settings.listen.ip().is_loopback() {
+        tracing::warn!(address = %settings.listen, "whoever reaches this address can read the metrics");
+    }
     let control = ControlSocket::bind(&settings.control)?;
-    let (pipeline, recent) = open_events(&settings.events)?;
+    let (pipeline, recent) = open_events(&settings)?;
     let mut options = Options::new(settings.pin_dir.clone());
     options.mark_mask = settings.mark_mask;
     options.timeouts = settings.timeouts;
@@ -110,6 +119,9 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
         drop(stop.wait_for(|&stop| stop).await);
     };
 
+    for old in datapath.old_events()? {
+        tokio::spawn(read_events(old, pipeline.clone(), state.clone()));
+    }
     tokio::spawn(read_events(datapath.take_events()?, pipeline, state.clone()));
     if settings.datapath_log
         && let Some(diagnostics) = datapath.take_diagnostics()
@@ -117,8 +129,8 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
         tokio::spawn(diagnostics.run());
     }
     tokio::spawn(http::serve(
-        listener,
-        server::router(Arc::clone(&telemetry), state.clone()),
+        WebListener::new(listener, web.clone()),
+        server::router(Arc::clone(&telemetry), state.clone(), web),
         http::Limits::default(),
         stopped(stop.clone()),
     ));
@@ -179,10 +191,11 @@ fn open_backstop(settings: &Settings) -> Result<Option<Backstop>, BackstopError>
     Ok(None)
 }
 
-fn open_events(target: &str) -> Result<(EventPipeline, Arc<Recent>), StartError> {
-    let failed = |source| StartError::Events { target: target.to_owned(), source };
-    let parsed: Target = target.parse().map_err(|error| failed(io::Error::other(error)))?;
-    let sink = parsed.open().map_err(failed)?;
+fn open_events(settings: &Settings) -> Result<(EventPipeline, Arc<Recent>), StartError> {
+    let failed = |source| StartError::Events { target: settings.events.clone(), source };
+    let target: Target = settings.events.parse().map_err(|error| failed(io::Error::other(error)))?;
+    let formatter = Formatter::new(settings.event_format);
+    let sink = target.open(formatter, settings.event_file).map_err(failed)?;
     // The thread may hang in a sink that blocks; it ends with the process.
     let (queue, _thread) = EventQueue::start(sink, events::queue::CAPACITY).map_err(failed)?;
     let recent = Arc::new(Recent::default());
@@ -220,7 +233,7 @@ impl CounterSource for KernelCounters {
             map: error.name,
             source: Box::new(error) as Box<dyn Error + Send + Sync>,
         })?;
-        let maps = self.counters.usage(&reading).into_iter().map(|(name, entries, capacity)| MapUsage {
+        let maps = self.counters.usage().into_iter().map(|(name, entries, capacity)| MapUsage {
             name,
             entries,
             capacity,

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use crate::{
     control,
     datapath::{DEFAULT_ADOPT, attach::Via, sizes::Sizes},
+    events::{file::Rotation, format::EventFormat},
     telemetry::server,
 };
 
@@ -29,10 +30,14 @@ pub struct File {
     pub inventory: Option<String>,
     pub docker_host: Option<String>,
     pub listen: Option<SocketAddr>,
+    /// TLS and passwords for the metrics.
+    pub web_config: Option<PathBuf>,
     pub control: Option<PathBuf>,
     pub pin_dir: Option<PathBuf>,
     pub state_dir: Option<PathBuf>,
     pub events: Option<String>,
+    pub event_format: Option<EventFormat>,
+    pub event_file: Option<EventFileSettings>,
     /// The bits of `skb->mark` that belong to the agent.
     pub mark_mask: Option<u32>,
     /// How programs get onto ports; by default what the kernel can do best.
@@ -74,7 +79,7 @@ pub enum Backstop {
     Nft,
 }
 
-/// How much the kernel's maps hold. Maps that an earlier agent pinned keep their sizes.
+/// How much the kernel's maps hold. What an earlier agent pinned is carried over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SizeSettings {
@@ -84,8 +89,20 @@ pub struct SizeSettings {
     pub flows: Option<u32>,
     /// Entries for half-open connections and lone datagrams.
     pub flows_opening: Option<u32>,
+    /// Entries for counters of denials: combinations of labels.
+    pub denied: Option<u32>,
     /// Established connections of one port in one direction; an eighth of all if left out.
     pub flows_per_port: Option<u32>,
+}
+
+/// How much room an events file may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventFileSettings {
+    /// Bytes of one file before it is put aside as `FILE.1`.
+    pub max_bytes: Option<u64>,
+    /// Files that are kept beside the one that is written.
+    pub keep: Option<u32>,
 }
 
 /// Where containers are learnt from.
@@ -102,10 +119,13 @@ pub struct Settings {
     pub profile: Option<String>,
     pub inventory: Inventory,
     pub listen: SocketAddr,
+    pub web_config: Option<PathBuf>,
     pub control: PathBuf,
     pub pin_dir: PathBuf,
     pub state_dir: PathBuf,
     pub events: String,
+    pub event_format: EventFormat,
+    pub event_file: Rotation,
     pub mark_mask: u32,
     pub attach: Option<Via>,
     pub datapath_log: bool,
@@ -156,10 +176,13 @@ impl File {
             inventory: self.inventory.or(other.inventory),
             docker_host: self.docker_host.or(other.docker_host),
             listen: self.listen.or(other.listen),
+            web_config: self.web_config.or(other.web_config),
             control: self.control.or(other.control),
             pin_dir: self.pin_dir.or(other.pin_dir),
             state_dir: self.state_dir.or(other.state_dir),
             events: self.events.or(other.events),
+            event_format: self.event_format.or(other.event_format),
+            event_file: self.event_file.or(other.event_file),
             mark_mask: self.mark_mask.or(other.mark_mask),
             attach: self.attach.or(other.attach),
             datapath_log: self.datapath_log.or(other.datapath_log),
@@ -177,6 +200,7 @@ impl File {
         let timeouts = self.timeouts.unwrap_or_default();
         let default = Timeouts::DEFAULT;
         let sizes = self.sizes.unwrap_or_default();
+        let event_file = self.event_file.unwrap_or_default();
         let flows = sizes.flows.unwrap_or(Sizes::DEFAULT.flows);
         Settings {
             policy: self.policy.unwrap_or_else(|| vec![DEFAULT_POLICY_DIR.into()]),
@@ -186,10 +210,16 @@ impl File {
                 Some(file) => Inventory::File(file.into()),
             },
             listen: self.listen.unwrap_or(server::DEFAULT_ADDRESS),
+            web_config: self.web_config,
             control: self.control.unwrap_or_else(|| control::DEFAULT_PATH.into()),
             pin_dir: self.pin_dir.unwrap_or_else(|| DEFAULT_PIN_DIR.into()),
             state_dir: self.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             events: self.events.unwrap_or_else(|| "-".to_owned()),
+            event_format: self.event_format.unwrap_or_default(),
+            event_file: Rotation {
+                max_bytes: event_file.max_bytes.unwrap_or(Rotation::DEFAULT.max_bytes),
+                keep: event_file.keep.unwrap_or(Rotation::DEFAULT.keep),
+            },
             mark_mask: self.mark_mask.unwrap_or(DEFAULT_MARK_MASK),
             attach: self.attach,
             datapath_log: self.datapath_log.unwrap_or(false),
@@ -209,13 +239,14 @@ impl File {
                 flows,
                 flows_per_port: sizes.flows_per_port.unwrap_or(flows.div_ceil(8)),
                 flows_opening: sizes.flows_opening.unwrap_or(Sizes::DEFAULT.flows_opening),
+                denied: sizes.denied.unwrap_or(Sizes::DEFAULT.denied),
             },
         }
     }
 }
 
 /// Reads settings, or says what is wrong with them.
-fn parse(text: &str) -> Result<File, String> {
+pub(crate) fn parse(text: &str) -> Result<File, String> {
     let file: File = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
     let timeouts = file.timeouts.unwrap_or_default();
     let zero = [
@@ -232,6 +263,9 @@ fn parse(text: &str) -> Result<File, String> {
     if let Some((name, _)) = zero {
         return Err(format!("timeout `{name}` is 0; it has to be at least 1 second"));
     }
+    if file.event_file.is_some_and(|event_file| event_file.max_bytes == Some(0)) {
+        return Err("`max_bytes` of `event_file` is 0; no event fits into that".to_owned());
+    }
     let sizes = file.sizes.unwrap_or_default();
     if let Some(bytes) = sizes.event_buffer {
         check_event_buffer(bytes)?;
@@ -245,6 +279,9 @@ fn parse(text: &str) -> Result<File, String> {
         if size == Some(0) {
             return Err(format!("size `{name}` is 0; without a flow there is no connection"));
         }
+    }
+    if sizes.denied == Some(0) {
+        return Err("size `denied` is 0; nothing denied would be counted by its labels".to_owned());
     }
     Ok(file)
 }
@@ -300,6 +337,15 @@ mod tests {
         }
         let error = parse("sizes: { flows: 0 }\n").unwrap_err();
         assert_eq!(error, "size `flows` is 0; without a flow there is no connection");
+    }
+
+    #[test]
+    fn an_events_file_has_bounds() {
+        let settings = parse("event_format: ocsf\nevent_file: { keep: 2 }\n").unwrap().complete();
+        assert_eq!(settings.event_format, EventFormat::Ocsf);
+        assert_eq!(settings.event_file, Rotation { keep: 2, ..Rotation::DEFAULT });
+        assert!(parse("event_file: { max_bytes: 0 }\n").unwrap_err().contains("`max_bytes`"));
+        assert!(parse("event_format: cef\n").is_err());
     }
 
     #[test]

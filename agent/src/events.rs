@@ -2,12 +2,15 @@
 //! here can block whoever reads the ring buffer; what does not fit is counted.
 
 pub mod decode;
+pub mod file;
+pub mod format;
 mod journal;
 pub mod limit;
 pub mod queue;
 pub mod recent;
 pub mod record;
 pub mod sink;
+pub mod syslog;
 
 use std::{
     sync::{

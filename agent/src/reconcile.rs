@@ -9,6 +9,7 @@ mod watch;
 
 use std::{
     collections::BTreeSet,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -37,6 +38,8 @@ use crate::{
 const COLLECT_EVERY: Duration = Duration::from_secs(10);
 /// How often what failed is tried again.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
+/// How often a new policy is tried again that was taken back for a reason that passes.
+const POSTPONED: Duration = Duration::from_secs(5);
 
 /// What moves the loop.
 #[derive(Debug)]
@@ -62,6 +65,17 @@ pub enum PassError {
     Backstop(#[from] BackstopError),
 }
 
+impl PassError {
+    /// Whether the same may work later, though nobody changes the policy: a full disk gets room, the kernel memory.
+    const fn may_pass(&self) -> bool {
+        match self {
+            Self::Resolve(_) | Self::Registry(RegistryError::Resolve(_)) => false,
+            Self::Registry(_) | Self::Backstop(_) => true,
+            Self::Datapath(error) => !matches!(error, DatapathError::Full { .. }),
+        }
+    }
+}
+
 /// The state of the loop.
 pub struct Reconciler {
     datapath: Datapath,
@@ -77,10 +91,14 @@ pub struct Reconciler {
     state: channel::Sender<Arc<AgentState>>,
     telemetry: Arc<Telemetry>,
     last_error: Option<String>,
+    /// Since when a new policy waits to be tried again.
+    postponed: Option<Instant>,
     /// What others did to what enforces.
     ledger: Ledger,
     /// What the last pass complained of.
     complaints: BTreeSet<String>,
+    /// What lies in the pin directory and is not ours.
+    strangers: Vec<PathBuf>,
 }
 
 impl std::fmt::Debug for Reconciler {
@@ -121,8 +139,10 @@ impl Reconciler {
             state,
             telemetry,
             last_error: None,
+            postponed: None,
             ledger: Ledger::default(),
             complaints: BTreeSet::new(),
+            strangers: Vec::new(),
         }
     }
 
@@ -134,6 +154,7 @@ impl Reconciler {
                 self.pass();
             }
             Event::Reload { reason } => {
+                self.postponed = None;
                 service::reloading(&self.state.borrow());
                 if self.policies.reload(reason) {
                     self.pass();
@@ -143,9 +164,12 @@ impl Reconciler {
                 return;
             }
             Event::Tick => {
+                service::alive();
                 self.guard();
                 self.collect_flows();
-                if !self.unfinished {
+                let due = self.postponed.take_if(|since| since.elapsed() >= POSTPONED).is_some();
+                let again = due && self.policies.reload(policies::AGAIN);
+                if !again && !self.unfinished {
                     return;
                 }
                 self.pass();
@@ -163,17 +187,29 @@ impl Reconciler {
             complaints.insert(format!("port not attached: {}", Chain(&error)));
             self.unfinished = true;
         }
+        self.unfinished |= self.datapath.lingers();
         // Until the inventory has been read whole once, what an earlier agent pinned knows better.
         if update.complete {
-            let mut result = self.apply(&update).map_err(|error| self.failed(&error));
+            let attempt = |this: &mut Self| {
+                this.apply(&update).err().map(|error| (this.failed(&error), error.may_pass()))
+            };
+            let mut failure = attempt(self);
             // A new policy that does not fit keeps nothing else from being applied.
-            if let Err(error) = &result
+            if let Some((error, may_pass)) = &failure
                 && self.policies.failed_to_apply(error)
             {
-                result = self.apply(&update).map_err(|error| self.failed(&error));
+                self.postponed = may_pass.then(Instant::now);
+                failure = attempt(self);
             }
-            self.unfinished |= result.is_err();
-            self.last_error = result.err();
+            self.unfinished |= failure.is_some();
+            // Programs of an earlier agent went on until these know the policy.
+            if failure.is_none() && self.datapath.is_deferring() {
+                for error in self.datapath.attach(&update.snapshot, update.complete) {
+                    complaints.insert(format!("port not attached: {}", Chain(&error)));
+                    self.unfinished = true;
+                }
+            }
+            self.last_error = failure.map(|(error, _)| error);
         }
         for left_out in self.datapath.left_out() {
             let (container, reason) = (&left_out.container, &left_out.reason);
@@ -185,6 +221,12 @@ impl Reconciler {
                 format!("container `{name}` cannot be enforced: it {obstacle}")
             }));
         }
+        self.strangers = self.datapath.strangers();
+        complaints.extend(
+            self.strangers
+                .iter()
+                .map(|path| format!("`{}` in the pin directory is not ours: left alone", path.display())),
+        );
         // What is tried again every second is told once.
         for complaint in complaints.difference(&self.complaints) {
             tracing::warn!("{complaint}");
@@ -195,7 +237,8 @@ impl Reconciler {
     /// What went wrong, as a text; told once, not each time that it is tried again.
     fn failed(&self, error: &PassError) -> String {
         let text = Chain(error).to_string();
-        if self.last_error.as_ref() != Some(&text) {
+        let told = [&self.last_error, &self.policies.state().last_error];
+        if !told.into_iter().flatten().any(|said| *said == text) {
             tracing::error!(error = %text, "state not applied, the old one stays in force");
         }
         text

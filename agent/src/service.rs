@@ -33,6 +33,13 @@ pub fn reloaded(state: &AgentState) {
     }
 }
 
+/// Tells that the loop still runs, to a manager that restarts what does not (`WatchdogSec=`).
+pub fn alive() {
+    if sd_notify::watchdog_enabled().is_some() {
+        tell(&[NotifyState::Watchdog]);
+    }
+}
+
 /// Tells that the agent is about to end.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);

@@ -1,7 +1,7 @@
 //! The one view of the agent that it publishes to its own readers: metrics, events and status. Plain values; the
 //! reconcile loop writes it through a `watch` channel, nobody else does.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 
 use agent_common::{decision::PartyKind, verdict::Mode};
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,8 @@ pub struct AgentState {
     pub reload: ReloadState,
     /// What others did to what enforces.
     pub interference: Interference,
+    /// What lies in the pin directory and is not ours.
+    pub strangers: Vec<PathBuf>,
     /// Whether everything that was found is enforced.
     pub ready: bool,
     /// Seconds since 1970.

@@ -7,6 +7,7 @@ pub mod text;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    path::PathBuf,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -43,6 +44,8 @@ pub struct Status {
     pub inventory: InventoryState,
     pub reload: ReloadState,
     pub enforcement: EnforcementStatus,
+    /// What lies in the pin directory and is not the agent's.
+    pub strangers: Vec<PathBuf>,
     pub policies: Vec<PolicyStatus>,
     pub bridges: Vec<BridgeStatus>,
     pub ports: Vec<PortStatus>,
@@ -169,6 +172,7 @@ impl Status {
             inventory: state.inventory.clone(),
             reload: state.reload.clone(),
             enforcement: EnforcementStatus::new(&state.interference),
+            strangers: state.strangers.clone(),
             policies: policies(state),
             bridges: bridges(state),
             ports: ports(state),

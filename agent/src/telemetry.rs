@@ -8,6 +8,7 @@ pub mod logging;
 pub mod names;
 pub mod server;
 pub mod source;
+pub mod web;
 mod zero;
 
 use std::{sync::Arc, time::Duration};
@@ -45,7 +46,7 @@ impl Telemetry {
             histogram(&names::POLICY_APPLY, &[0.001, 0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0])?;
         let enforce_delay = histogram(
             &names::ENFORCE_DELAY,
-            &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0],
+            &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0],
         )?;
         registry.register(Box::new(policy_apply.clone()))?;
         registry.register(Box::new(enforce_delay.clone()))?;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use lab::interrupt::wait_for;
 use lab::netns::Netns;
 use lab::observed::{self, Event, Sample, sum};
+use lab::patience::patient;
 use lab::process::{shown, stop_child};
 use lab::scratch::Scratch;
 use rustix::process::{Pid, Signal, kill_process};
@@ -39,6 +40,12 @@ impl Daemon {
         let child = command.spawn().with_context(|| format!("failed to start `{}`", shown(command)))?;
         scratch.note_process(child.id())?;
         Ok(Self { child, netns: host.path(), directory, log })
+    }
+
+    /// What the kernel says of each of its threads: `/proc/PID/task/*/status`.
+    pub fn threads(&self) -> Result<Vec<String>> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id()))?;
+        threads.map(|thread| Ok(fs::read_to_string(thread?.path().join("status"))?)).collect()
     }
 
     /// Waits until `/readyz` says so.
@@ -111,6 +118,12 @@ impl Daemon {
         observed::events(&fs::read_to_string(self.directory.join("events.jsonl")).unwrap_or_default())
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends SIGHUP.
     pub fn hang_up(&self) -> Result<()> {
         self.signal(Signal::HUP)
@@ -179,7 +192,7 @@ impl Refusal {
         let name = shown(command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("failed to start `{name}`"))?;
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + patient(SOON);
         while child.try_wait()?.is_none() {
             if Instant::now() > deadline {
                 stop_child(&mut child, Duration::from_secs(5));

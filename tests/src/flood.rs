@@ -1,13 +1,16 @@
 //! Datagrams that nobody may receive, without a pause: one that arrives shows a moment without enforcement.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use crate::small_lab::{CLOSED_UDP, SmallLab};
+
+/// A test that hangs must not flood for ever.
+const LONGEST: Duration = Duration::from_secs(6 * 3600);
 
 /// Sends for as long as it lives.
 #[derive(Debug)]
@@ -20,18 +23,21 @@ pub struct Flood {
 impl Flood {
     /// Starts to send from `web` and `stray` to `db`.
     pub fn start(lab: &SmallLab) -> Result<Self> {
-        let (ended, sent) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let sockets = ["web", "stray"].map(|from| lab.datagram_socket(from));
         let target = SocketAddr::new(lab.address("db")?, CLOSED_UDP);
+        Ok(Self::from(sockets.into_iter().collect::<Result<_>>()?, target))
+    }
+
+    /// Starts to send from these sockets.
+    #[must_use]
+    pub fn from(sockets: Vec<UdpSocket>, target: SocketAddr) -> Self {
+        let (ended, sent) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let mut threads = Vec::new();
-        for from in ["web", "stray"] {
-            let socket = lab.datagram_socket(from)?;
+        for socket in sockets {
             let (ended, sent) = (Arc::clone(&ended), Arc::clone(&sent));
             threads.push(std::thread::spawn(move || {
-                // Bounded: a test that hangs must not flood for ever.
-                for _ in 0..200_000 {
-                    if ended.load(Ordering::Relaxed) {
-                        return;
-                    }
+                let start = Instant::now();
+                while !ended.load(Ordering::Relaxed) && start.elapsed() < LONGEST {
                     if socket.send_to(b"x", target).is_ok() {
                         sent.fetch_add(1, Ordering::Relaxed);
                     }
@@ -39,7 +45,7 @@ impl Flood {
                 }
             }));
         }
-        Ok(Self { ended, sent, threads })
+        Self { ended, sent, threads }
     }
 
     /// Ends it; how many were sent.

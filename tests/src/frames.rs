@@ -103,7 +103,7 @@ fn tuple(number: u64, first: u16) -> (u16, u16) {
 }
 
 /// The one's complement sum that IP checksums are made of.
-fn sum(bytes: &[u8]) -> u64 {
+pub(crate) fn sum(bytes: &[u8]) -> u64 {
     let words = bytes.chunks(2).map(|pair| match *pair {
         [high, low] => u16::from_be_bytes([high, low]),
         [last] => u16::from_be_bytes([last, 0]),
@@ -112,7 +112,7 @@ fn sum(bytes: &[u8]) -> u64 {
     words.map(u64::from).sum()
 }
 
-fn fold(mut sum: u64) -> u16 {
+pub(crate) fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum >> 16) + (sum & 0xffff);
     }

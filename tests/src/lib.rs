@@ -5,17 +5,24 @@ pub mod connections;
 pub mod daemon;
 pub mod detours;
 pub mod dual_lab;
+pub mod engine_lab;
+pub mod fake_engine;
 pub mod flood;
 pub mod frames;
+pub mod other_build;
 pub mod sabotage;
 pub mod small_lab;
+pub mod soak;
 
 pub mod bpffs;
 pub mod packet;
+pub mod scale;
 
 pub mod attached;
+pub mod bpf;
 pub mod bridges;
 pub mod scan;
+pub mod validators;
 pub mod verifier;
 pub mod watch;
 
@@ -32,6 +39,12 @@ use lab::{interrupt, sweep};
 
 /// The metric that counts denied attempts.
 pub const ATTEMPTS: &str = "portcullis_denied_connection_attempts_total";
+
+/// Whether this kernel has TCX; if not, programs are attached by clsact.
+#[must_use]
+pub fn has_tcx() -> bool {
+    matches!(portcullis::datapath::kernel::probe(), Ok(portcullis::datapath::attach::Via::Tcx))
+}
 
 static LAB: Mutex<Option<DockerLab>> = Mutex::new(None);
 

@@ -164,6 +164,19 @@ impl SmallLab {
         Ok(self.members.get(name).with_context(|| format!("no member `{name}`"))?.address)
     }
 
+    /// A member's MAC address.
+    pub fn mac(&self, name: &str) -> Result<String> {
+        let mut members = MEMBERS.into_iter().zip(10_u8..);
+        let (_, number) =
+            members.find(|(member, _)| member.0 == name).with_context(|| format!("no member `{name}`"))?;
+        Ok(mac(number))
+    }
+
+    /// A member's namespace.
+    pub fn netns(&self, name: &str) -> Result<&Netns> {
+        Ok(&self.members.get(name).with_context(|| format!("no member `{name}`"))?.netns)
+    }
+
     /// Where a member's sockets are made.
     pub fn place(&self, name: &str) -> Result<PathBuf> {
         if name == HOST {
@@ -225,10 +238,16 @@ impl SmallLab {
         self.command_behind(&[], flags)
     }
 
+    /// The same of another build of the agent.
+    #[must_use]
+    pub fn command_of(&self, build: &Path, flags: &[&str]) -> Command {
+        self.prepared(self.host.command(build), flags)
+    }
+
     /// The same behind another program that runs it: `setpriv`, `unshare`.
     #[must_use]
     pub fn command_behind(&self, wrapper: &[&str], flags: &[&str]) -> Command {
-        let mut command = match wrapper.split_first() {
+        let command = match wrapper.split_first() {
             Some((program, arguments)) => {
                 let mut command = self.host.command(program);
                 command.args(arguments).arg(&self.binary);
@@ -236,6 +255,10 @@ impl SmallLab {
             }
             None => self.host.command(&self.binary),
         };
+        self.prepared(command, flags)
+    }
+
+    fn prepared(&self, mut command: Command, flags: &[&str]) -> Command {
         command.args(["run", "--config"]).arg(self.path().join("agent.yaml")).args(flags);
         command.env_remove("DOCKER_HOST").env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
         command
@@ -316,10 +339,56 @@ impl SmallLab {
     }
 }
 
+/// A container that nobody has been told of: a port of the bridge, a namespace, an address. It goes with the value.
+#[derive(Debug)]
+pub struct Newcomer {
+    netns: Netns,
+    host: String,
+}
+
+impl Drop for Newcomer {
+    fn drop(&mut self) {
+        // At once: the kernel takes its time with what goes along with a namespace.
+        drop(run(Command::new("ip").args(["-n", &self.host, "link", "delete", "p-new"])));
+    }
+}
+
+impl SmallLab {
+    /// Plugs in a container that nobody is told of.
+    pub fn newcomer(&self) -> Result<Newcomer> {
+        const NUMBER: u8 = 99;
+        let netns = Netns::create()?;
+        self.host.ip(&format!(
+            "link add p-new type veth peer name eth0 address {} netns {}",
+            mac(NUMBER),
+            netns.name()
+        ))?;
+        self.host.ip("link set p-new master lab0 up")?;
+        netns.ip_lines(&format!(
+            "address add 198.18.7.{NUMBER}/24 dev eth0
+             link set eth0 up"
+        ))?;
+        Ok(Newcomer { netns, host: self.host.name().to_owned() })
+    }
+}
+
+impl Newcomer {
+    /// Whether it can open a connection.
+    pub fn reaches(&self, lab: &SmallLab, to: &str, port: u16) -> Result<bool> {
+        let address = SocketAddr::new(lab.address(to)?, port);
+        Ok(within(&self.netns.path(), move || TcpStream::connect_timeout(&address, CONNECT_LIMIT))?.is_ok())
+    }
+}
+
 /// Whether an open connection still carries bytes both ways.
 pub fn answers(stream: &mut TcpStream) -> bool {
+    answers_within(stream, ANSWER_LIMIT)
+}
+
+/// The same with another limit.
+pub fn answers_within(stream: &mut TcpStream, limit: Duration) -> bool {
     let mut answer = [0_u8; 1];
-    stream.set_read_timeout(Some(ANSWER_LIMIT)).is_ok()
+    stream.set_read_timeout(Some(limit)).is_ok()
         && stream.write_all(b"x").is_ok()
         && stream.read_exact(&mut answer).is_ok()
 }

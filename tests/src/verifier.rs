@@ -1,5 +1,7 @@
-//! How many instructions the verifier walks through for each program, also on kernels that do not keep the number.
+//! How many instructions the verifier walks through for each program, also on kernels that do not keep the number; and
+//! what is recorded of it, by kernel line.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use agent_common::verdict::Hook;
@@ -7,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use aya::programs::ProgramError;
 use lab::process::run;
 use lab::scratch::Scratch;
+use lab::tools::repository;
 use portcullis::datapath::loader;
 use portcullis::datapath::pins::Pins;
 use portcullis::datapath::sizes::Sizes;
@@ -42,6 +45,47 @@ pub fn walk() -> Result<Vec<(&'static str, u32)>> {
     Ok(programs)
 }
 
+/// How much more than recorded is too much, in percent; so much less, and the record says nothing any more.
+const MARGIN: u32 = 20;
+/// Written by `cargo xtask test --record`.
+const RECORD: &str = "tests/verified-instructions.json";
+
+/// What is recorded of the kernel that this runs on, by program; none, if it never was.
+pub fn recorded() -> Result<Option<BTreeMap<String, u32>>> {
+    let text = std::fs::read_to_string(repository().join(RECORD))
+        .with_context(|| format!("failed to read `{RECORD}`"))?;
+    let mut record: BTreeMap<String, BTreeMap<String, u32>> =
+        serde_json::from_str(&text).with_context(|| format!("`{RECORD}` is not a record"))?;
+    Ok(record.remove(&line(&rustix::system::uname().release().to_string_lossy())))
+}
+
+/// `5.10` of `5.10.0-46-cloud-amd64`.
+fn line(release: &str) -> String {
+    release.split(|c: char| !c.is_ascii_digit()).take(2).collect::<Vec<_>>().join(".")
+}
+
+/// How a count stands to the record.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Within the margin.
+    None,
+    Grown,
+    Shrunk,
+}
+
+/// Compares a count with what is recorded.
+#[must_use]
+pub fn change(recorded: u32, counted: u32) -> Change {
+    let percent = u64::from(counted) * 100;
+    if percent > u64::from(recorded) * u64::from(100 + MARGIN) {
+        Change::Grown
+    } else if percent < u64::from(recorded) * u64::from(100 - MARGIN) {
+        Change::Shrunk
+    } else {
+        Change::None
+    }
+}
+
 /// Runs something while the process may open nothing: a program then passes the verifier and fails afterwards, for
 /// want of a descriptor, which makes the loader ask for the verifier's log.
 fn without_descriptors<T>(action: impl FnOnce() -> T) -> Result<T> {
@@ -61,6 +105,20 @@ fn processed(log: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fifth_more_is_growth() {
+        assert_eq!(change(1000, 1200), Change::None);
+        assert_eq!(change(1000, 1201), Change::Grown);
+        assert_eq!(change(1000, 800), Change::None);
+        assert_eq!(change(1000, 799), Change::Shrunk);
+    }
+
+    #[test]
+    fn a_line_is_two_numbers() {
+        assert_eq!(line("6.12.117+deb12-cloud-amd64"), "6.12");
+        assert_eq!(line("6.18.44"), "6.18");
+    }
 
     #[test]
     fn the_last_number_of_a_log_counts() {

@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -14,7 +13,8 @@ use lab::netns::Netns;
 use lab::process::run;
 use lab::scratch::Scratch;
 use lab::tools;
-use rustix::process::{Resource, Rlimit, setrlimit};
+
+use crate::bpf::{self, Instruction};
 
 /// What was said of one packet, in this order: `ingress_ifindex`, `mark`, `vlan_present`, `protocol` as it lies in the
 /// packet.
@@ -23,6 +23,8 @@ type Said = [u32; 4];
 /// Offsets of those fields in `__sk_buff` (linux/bpf.h).
 const FIELDS: [i16; 4] = [36, 8, 20, 16];
 const MARK: i16 = 8;
+const DATA: i16 = 76;
+const DATA_END: i16 = 80;
 
 /// Where programs are pinned.
 #[derive(Debug)]
@@ -46,23 +48,35 @@ pub enum Way {
 impl Watch {
     /// Loads the program that notes packets.
     pub fn new() -> Result<Self> {
-        // Before 5.11 memory of maps counts against this limit; where it matters and may not be raised, making one
-        // fails.
-        setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }).ok();
         let tc = tools::find("tc").context("`tc` is missing: it is part of iproute2")?;
         let scratch = Scratch::create()?;
         let folder = scratch.path().join("bpf");
         fs::create_dir_all(&folder)?;
         run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&folder))?;
-        let map = bpf::hash_map(4, u32::try_from(size_of::<Said>())?, 4096)?;
+        let map = bpf::map(bpf::HASH, [4, u32::try_from(size_of::<Said>())?, 4096], 0)?;
         bpf::pin(&map, &folder.join("said"))?;
         bpf::pin(&bpf::classifier(&noting(map.as_raw_fd()))?, &folder.join("noting"))?;
+        bpf::pin(&bpf::classifier(&measuring(map.as_raw_fd()))?, &folder.join("measuring"))?;
         Ok(Self { tc, folder, _scratch: scratch })
     }
 
     /// Notes what passes an interface of `host` that way.
     pub fn note(&self, host: &Netns, interface: &str, way: Way) -> Result<()> {
         self.attach(host, interface, way, "noting")
+    }
+
+    /// Notes something else of what passes: how much of it lies in the first piece of memory, the result of reading
+    /// the first four bytes behind an Ethernet header, and these bytes.
+    pub fn measure(&self, host: &Netns, interface: &str, way: Way) -> Result<()> {
+        self.attach(host, interface, way, "measuring")
+    }
+
+    /// Puts a program that returns this in front of all filters of an interface, in the place of the last such one.
+    pub fn first(&self, host: &Netns, interface: &str, way: Way, returns: i32) -> Result<()> {
+        // Each time another program, though it may do the same.
+        let name = format!("returning-{}", fs::read_dir(&self.folder)?.count());
+        bpf::pin(&bpf::returning(returns)?, &self.folder.join(&name))?;
+        self.filter(host, interface, way, &name, &["replace", "pref", "1", "handle", "1"])
     }
 
     /// Marks what passes an interface of `host` that way.
@@ -73,6 +87,10 @@ impl Watch {
     }
 
     fn attach(&self, host: &Netns, interface: &str, way: Way, program: &str) -> Result<()> {
+        self.filter(host, interface, way, program, &["add"])
+    }
+
+    fn filter(&self, host: &Netns, interface: &str, way: Way, program: &str, how: &[&str]) -> Result<()> {
         // Fails when it is there already.
         drop(run(host.command(&self.tc).args(["qdisc", "add", "dev", interface, "clsact"])));
         let way = match way {
@@ -81,7 +99,9 @@ impl Watch {
         };
         run(host
             .command(&self.tc)
-            .args(["filter", "add", "dev", interface, way, "bpf", "da", "object-pinned"])
+            .args(["filter", how[0], "dev", interface, way])
+            .args(&how[1..])
+            .args(["bpf", "da", "object-pinned"])
             .arg(self.folder.join(program)))?;
         Ok(())
     }
@@ -94,104 +114,63 @@ impl Watch {
     }
 }
 
-/// One instruction: code, destination and source register, offset, number.
-pub(crate) type Instruction = (u8, u8, u8, i16, i32);
-
-const MOVE: u8 = 0xbf;
-pub(crate) const MOVE_NUMBER: u8 = 0xb7;
-const MOVE_NUMBER_32: u8 = 0xb4;
-const ADD_NUMBER: u8 = 0x07;
-const LOAD_32: u8 = 0x61;
-const STORE_32: u8 = 0x63;
-const LOAD_WIDE: u8 = 0x18;
-const CALL: u8 = 0x85;
-pub(crate) const EXIT: u8 = 0x95;
-const UPDATE: i32 = 2;
-
 fn noting(map: i32) -> Vec<Instruction> {
-    let mut program = vec![(MOVE, 6, 1, 0, 0), (LOAD_32, 1, 6, 0, 0), (STORE_32, 10, 1, -4, 0)];
+    let mut program =
+        vec![(bpf::MOVE, 6, 1, 0, 0), (bpf::LOAD_32, 1, 6, 0, 0), (bpf::STORE_32, 10, 1, -4, 0)];
     for (place, field) in (-20..).step_by(4).zip(FIELDS) {
-        program.extend([(LOAD_32, 1, 6, field, 0), (STORE_32, 10, 1, place, 0)]);
+        program.extend([(bpf::LOAD_32, 1, 6, field, 0), (bpf::STORE_32, 10, 1, place, 0)]);
     }
-    program.extend([
-        // The number is a map's descriptor: source 1.
-        (LOAD_WIDE, 1, 1, 0, map),
-        (0, 0, 0, 0, 0),
-        (MOVE, 2, 10, 0, 0),
-        (ADD_NUMBER, 2, 0, 0, -4),
-        (MOVE, 3, 10, 0, 0),
-        (ADD_NUMBER, 3, 0, 0, -20),
-        (MOVE_NUMBER, 4, 0, 0, 0),
-        (CALL, 0, 0, 0, UPDATE),
-    ]);
+    program.extend(kept(map));
     program.extend(GO_ON);
     program
 }
 
+fn measuring(map: i32) -> Vec<Instruction> {
+    let mut program = vec![
+        (bpf::MOVE, 6, 1, 0, 0),
+        (bpf::LOAD_32, 1, 6, 0, 0),
+        (bpf::STORE_32, 10, 1, -4, 0),
+        (bpf::LOAD_32, 2, 6, DATA, 0),
+        (bpf::LOAD_32, 3, 6, DATA_END, 0),
+        (bpf::SUBTRACT, 3, 2, 0, 0),
+        (bpf::STORE_32, 10, 3, -20, 0),
+        (bpf::MOVE_NUMBER, 1, 0, 0, 0),
+        (bpf::STORE_32, 10, 1, -12, 0),
+        (bpf::STORE_32, 10, 1, -8, 0),
+        (bpf::MOVE, 1, 6, 0, 0),
+        (bpf::MOVE_NUMBER, 2, 0, 0, 14),
+        (bpf::MOVE, 3, 10, 0, 0),
+        (bpf::ADD_NUMBER, 3, 0, 0, -12),
+        (bpf::MOVE_NUMBER, 4, 0, 0, 4),
+        (bpf::CALL, 0, 0, 0, bpf::LOAD_BYTES),
+        (bpf::STORE_32, 10, 0, -16, 0),
+    ];
+    program.extend(kept(map));
+    program.extend(GO_ON);
+    program
+}
+
+/// Puts the 16 bytes at -20 under the key at -4.
+fn kept(map: i32) -> [Instruction; 8] {
+    [
+        // The number is a map's descriptor: source 1.
+        (bpf::LOAD_WIDE, 1, 1, 0, map),
+        (0, 0, 0, 0, 0),
+        (bpf::MOVE, 2, 10, 0, 0),
+        (bpf::ADD_NUMBER, 2, 0, 0, -4),
+        (bpf::MOVE, 3, 10, 0, 0),
+        (bpf::ADD_NUMBER, 3, 0, 0, -20),
+        (bpf::MOVE_NUMBER, 4, 0, 0, 0),
+        (bpf::CALL, 0, 0, 0, bpf::UPDATE),
+    ]
+}
+
 fn marking(mark: u32) -> Vec<Instruction> {
-    let mut program = vec![(MOVE_NUMBER_32, 2, 0, 0, mark.cast_signed()), (STORE_32, 1, 2, MARK, 0)];
+    let mut program =
+        vec![(bpf::MOVE_NUMBER_32, 2, 0, 0, mark.cast_signed()), (bpf::STORE_32, 1, 2, MARK, 0)];
     program.extend(GO_ON);
     program
 }
 
 /// Leaves the packet to whoever comes next.
-const GO_ON: [Instruction; 2] = [(MOVE_NUMBER, 0, 0, 0, -1), (EXIT, 0, 0, 0, 0)];
-
-/// bpf(2), as far as these programs need it: the loader wants objects, not instructions.
-pub(crate) mod bpf {
-    use super::{AsRawFd, FromRawFd, Instruction, OwnedFd, Path, Result, io};
-    use anyhow::Context;
-    use std::ffi::CString;
-    use std::os::unix::ffi::OsStrExt;
-
-    const MAP_CREATE: libc::c_long = 0;
-    const PROG_LOAD: libc::c_long = 5;
-    const OBJ_PIN: libc::c_long = 6;
-    const HASH: u32 = 1;
-    const SCHED_CLS: u32 = 3;
-
-    pub(crate) fn call(command: libc::c_long, attributes: &[u64]) -> io::Result<i32> {
-        // SAFETY: the attributes, and what they point to, live until the call returns; their size is told.
-        let result =
-            unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes)) };
-        i32::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)
-    }
-
-    pub(crate) fn owned(result: io::Result<i32>) -> io::Result<OwnedFd> {
-        // SAFETY: the call has just made this descriptor, and nobody else knows it.
-        result.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
-    }
-
-    pub(crate) fn pair(low: u32, high: u32) -> u64 {
-        u64::from(low) | u64::from(high) << 32
-    }
-
-    pub(super) fn hash_map(key: u32, value: u32, entries: u32) -> Result<OwnedFd> {
-        owned(call(MAP_CREATE, &[pair(HASH, key), pair(value, entries)])).context("failed to make a map")
-    }
-
-    pub(crate) fn classifier(program: &[Instruction]) -> Result<OwnedFd> {
-        let words: Vec<u64> = program
-            .iter()
-            .map(|&(code, to, from, offset, number)| {
-                let [low, high] = offset.to_le_bytes();
-                let [a, b, c, d] = number.to_le_bytes();
-                u64::from_le_bytes([code, to | from << 4, low, high, a, b, c, d])
-            })
-            .collect();
-        let license = CString::new("GPL")?;
-        let count = u32::try_from(words.len())?;
-        owned(call(
-            PROG_LOAD,
-            &[pair(SCHED_CLS, count), words.as_ptr() as u64, license.as_ptr() as u64, 0, 0, 0],
-        ))
-        .context("failed to load a program")
-    }
-
-    pub(crate) fn pin(object: &OwnedFd, path: &Path) -> Result<()> {
-        let path = CString::new(path.as_os_str().as_bytes())?;
-        call(OBJ_PIN, &[path.as_ptr() as u64, u64::from(object.as_raw_fd().cast_unsigned())])
-            .context("failed to pin")?;
-        Ok(())
-    }
-}
+const GO_ON: [Instruction; 2] = [(bpf::MOVE_NUMBER, 0, 0, 0, -1), (bpf::EXIT, 0, 0, 0, 0)];

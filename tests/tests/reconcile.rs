@@ -251,12 +251,15 @@ fn a_flood_with_a_busy_reader_is_counted_to_the_packet() {
 }
 
 #[test]
-fn a_buffer_of_another_size_waits_for_detach_and_says_so() {
-    const WORDS: &str = "keeps its size until `portcullis detach`";
+fn a_buffer_of_another_size_takes_the_place_of_the_pinned_one() {
+    const WORDS: &str = "the pinned map is of another layout";
     let lab = quiet_lab();
     let first = lab.run(&format!("sizes: {{ event_buffer: {} }}\n", page_size())).unwrap();
     assert_eq!(first.logged(WORDS), 0, "{}", first.log());
     assert!(first.stop().unwrap().success());
     let second = lab.run("").unwrap();
     assert_eq!(second.logged(WORDS), 1, "{}", second.log());
+    assert!(second.stop().unwrap().success());
+    let third = lab.run("").unwrap();
+    assert_eq!(third.logged(WORDS), 0, "{}", third.log());
 }

@@ -178,22 +178,28 @@ fn a_policy_that_does_not_fit_into_the_kernel_changes_nothing() {
     let agent = lab.run(&[]).unwrap();
     let revision = agent.revision().unwrap();
     let mut open = lab.connect("web", "api", 8000).unwrap().unwrap();
-    // Half of the table and more: one fits, but not beside another.
-    let huge = |policy: &str| {
-        let networks = (0..250).map(|number| format!("\"2001:db8:{number:x}::/48\""));
+    let large = |policy: &str, ranges: usize| {
+        let networks = (0..ranges).map(|number| format!("\"2001:db8:{number:x}::/48\""));
         let many = networks.collect::<Vec<_>>().join(", ");
         let services: String =
             (0..300).map(|number| format!("  s{number}: {{ ports: [80/tcp], from: [many] }}\n")).collect();
         policy.replace("services:\n", &format!("groups: {{ many: [{many}] }}\nservices:\n{services}"))
     };
-    lab.write_policy(&huge(POLICY)).unwrap();
+    // The largest that fit, one beside the other.
+    lab.write_policy(&large(&loose(), 218)).unwrap();
+    let revision = agent.wait_for_another_revision(revision).unwrap();
+    assert!(lab.reaches("web", "db", 5432).unwrap());
+    lab.write_policy(&large(POLICY, 218)).unwrap();
     let revision = agent.wait_for_another_revision(revision).unwrap();
     assert!(!lab.reaches("web", "db", 5432).unwrap());
-    lab.write_policy(&huge(&loose())).unwrap();
+    // And one that does not, though it would if it were alone.
+    lab.write_policy(&large(&loose(), 219)).unwrap();
     agent.wait_for_metric(RELOADED, 0.0).unwrap();
     std::thread::sleep(QUIET);
     assert_eq!(agent.logged("state not applied"), 1, "{}", agent.log());
-    assert_eq!(agent.logged("which has room for"), 1, "{}", agent.log());
+    let words = "CIDRs need 65700 entries in map `ADDRESSES`, which has room for 65536";
+    assert_eq!(agent.logged(words), 1, "{}", agent.log());
+    assert!(lab.status(&[]).unwrap().data.contains(words));
     // What does not touch the policy still gets into the kernel.
     lab.host().ip("address add 198.18.8.1/24 dev lab0").unwrap();
     std::thread::sleep(QUIET);
@@ -227,6 +233,9 @@ fn comments_move_no_revision_but_the_lines_that_events_name() {
     let moved = POLICY.replace("services:", "# who may\n\n# call whom\nservices:");
     lab.write_policy(&moved).unwrap();
     wait_for_log(&agent, "policy read again, changed", 1);
+    // That was said before it was in force; this is after.
+    agent.hang_up().unwrap();
+    wait_for_log(&agent, "policy read again, unchanged", 1);
     assert!(line_told(2).ends_with(&format!("shop.yaml:{}", line_of_db(&moved))));
     assert_ne!(line_of_db(POLICY), line_of_db(&moved));
     assert_eq!(agent.revision().unwrap(), revision);

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use integration_tests::ATTEMPTS;
 use integration_tests::daemon::{Daemon, SOON};
 use integration_tests::small_lab::{CLOSED_UDP, POLICY, SmallLab, answers};
+use integration_tests::{ATTEMPTS, has_tcx};
 use lab::interrupt::wait_for;
 use lab::observed::sum;
 use serde_json::Value;
@@ -159,6 +159,7 @@ fn totals_agree_with_the_kernels_own_counters() {
 
 #[test]
 fn status_and_health_say_what_runs() {
+    let via = if has_tcx() { "tcx" } else { "clsact" };
     let lab = SmallLab::start().unwrap();
     lab.status(&[]).unwrap().assert_refused(&["not running", "control.sock", "hint:"]);
     let agent = lab.run(&[]).unwrap();
@@ -180,7 +181,7 @@ fn status_and_health_say_what_runs() {
     let ports = status["ports"].as_array().unwrap();
     assert_eq!(ports.len(), 4);
     assert!(
-        ports.iter().all(|port| port["attached"] == true && port["state"] == "ready" && port["via"] == "tcx")
+        ports.iter().all(|port| port["attached"] == true && port["state"] == "ready" && port["via"] == via)
     );
     let endpoint = |name: &str| {
         let all = status["endpoints"].as_array().unwrap();
@@ -197,7 +198,7 @@ fn status_and_health_say_what_runs() {
     let text = lab.status(&[]).unwrap();
     assert_eq!(text.code, Some(0), "{}", text.said);
     for words in
-        ["ready", "revision 1", "3 enforced", "shop/db", "p-db", "lab0", "4 of 4 ready", "tcx", "no_rule"]
+        ["ready", "revision 1", "3 enforced", "shop/db", "p-db", "lab0", "4 of 4 ready", via, "no_rule"]
     {
         assert!(text.data.contains(words), "`{words}` is not in:\n{}", text.data);
     }
@@ -231,6 +232,56 @@ fn the_service_manager_is_told() {
     assert!(lab.reaches("web", "db", 5432).unwrap());
     agent.stop().unwrap();
     assert!(told().contains("STOPPING=1"));
+}
+
+/// A manager that watches hears from the loop every second, and is told so only if it asks.
+#[test]
+fn a_watching_service_manager_hears_from_the_loop() {
+    let lab = SmallLab::start().unwrap();
+    let path = lab.path().join("notify.sock");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    let mut command = lab.command(&[]);
+    let agent = lab.spawn(command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "30000000")).unwrap();
+    let mut alive = 0;
+    for _ in 0..10 {
+        let mut buffer = [0_u8; 512];
+        let length = socket.recv(&mut buffer).unwrap();
+        alive += usize::from(buffer[..length].trim_ascii() == b"WATCHDOG=1");
+        if alive == 3 {
+            break;
+        }
+    }
+    assert_eq!(alive, 3);
+    // A loop that hangs says nothing.
+    agent.pause().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    while socket.recv(&mut [0_u8; 512]).is_ok() {}
+    std::thread::sleep(Duration::from_millis(2500));
+    assert!(socket.recv(&mut [0_u8; 512]).is_err());
+    agent.resume().unwrap();
+}
+
+/// Started by root with every right there is, each thread keeps three and can get no other.
+#[test]
+fn the_agent_keeps_three_capabilities() {
+    /// CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF, see capabilities(7).
+    const KEPT: u64 = 1 << 12 | 1 << 38 | 1 << 39;
+    let lab = SmallLab::start().unwrap();
+    let agent = lab.run(&[]).unwrap();
+    let threads = agent.threads().unwrap();
+    assert!(threads.len() > 2, "{threads:?}");
+    for thread in threads {
+        let field = |name: &str| thread.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+        let set = |name| u64::from_str_radix(field(name), 16).unwrap();
+        for name in ["CapPrm:", "CapEff:", "CapBnd:"] {
+            assert_eq!(set(name), KEPT, "{name} {thread}");
+        }
+        assert_eq!((set("CapInh:"), set("CapAmb:")), (0, 0), "{thread}");
+        assert_eq!(field("NoNewPrivs:"), "1");
+    }
+    assert!(!lab.reaches("web", "db", 5432).unwrap());
+    agent.stop().unwrap();
 }
 
 /// The programs' own log: nothing unless asked for, then rare events of the datapath.

@@ -1,5 +1,8 @@
 //! `cargo xtask fuzz`: hostile frames for as long as there is time, with a container that a policy covers as the sender
-//! and with one that none does, in turns. What Linux delivers without the agent is kept for the next time.
+//! and with one that none does, in turns. What Linux delivers without the agent is kept for the next time. With `--input` it is
+//! the agent's own parsers that are fed instead.
+
+mod inputs;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -38,6 +41,9 @@ pub(crate) struct Arguments {
     /// Compare the programs, packet by packet, with the model that was written from the documents instead
     #[arg(long, conflicts_with_all = ["minutes", "corpus"])]
     model: bool,
+    /// Feed the agent's parsers instead, this one or `all`: policy, settings, inventory, engine, netlink, record, control
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["frames", "seed", "model"])]
+    input: Option<String>,
 }
 
 impl Arguments {
@@ -55,6 +61,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let setup::Outcome::Refused(instructions) = setup::ensure()? {
         eprintln!("{instructions}");
         return Ok(ExitCode::from(2));
+    }
+    if let Some(input) = &arguments.input {
+        return inputs::run(input, arguments.minutes.unwrap_or(1), arguments.corpus.as_deref());
     }
     if !rustix::process::geteuid().is_root() {
         bail!("it needs root: the frames are sent between network namespaces");
@@ -131,7 +140,10 @@ fn progress(name: &str) -> impl FnMut(&Report) {
 }
 
 fn corpus() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| tools::repository().join("target"), PathBuf::from)
-        .join("fuzz-corpus")
+    target().join("fuzz-corpus")
+}
+
+/// Where cargo builds.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| tools::repository().join("target"), PathBuf::from)
 }

@@ -1,16 +1,18 @@
-//! Development commands of Portcullis: `setup`, `build`, `demo`, `test`, `fuzz`, `vm`, `bench`, `mutants` and `tidy`. The
-//! one engine behind the README's two commands and behind CI.
+//! Development commands of Portcullis, behind the README's commands and behind CI. Each is a module of its own.
 #![expect(clippy::print_stdout, reason = "what these commands have to say is for the terminal")]
 
+mod apt;
 mod bench;
 mod build;
 mod demo;
+mod dist;
+mod engines;
 mod fuzz;
 mod mutants;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
-mod vm;
 
 use std::process::ExitCode;
 
@@ -34,10 +36,14 @@ enum Command {
     Demo(demo::Arguments),
     /// Run every test, also those that need root
     Test(test::Arguments),
+    /// Run the demo and the Docker tests on other versions of Docker
+    Engines(engines::Arguments),
     /// Send hostile frames between namespaces and look who gets them, for as long as there is time
     Fuzz(fuzz::Arguments),
-    /// Run the tests that ask a kernel on older kernels of Debian, emulated
-    Vm(vm::Arguments),
+    /// Make the packages, the container image and what belongs to them
+    Dist(dist::Arguments),
+    /// Kill, restart, replace and renew everything under traffic, for as long as there is time
+    Soak(soak::Arguments),
     /// Measure what enforcement costs
     Bench(bench::Arguments),
     /// Break the shared crate in every small way and see whether its tests notice
@@ -52,8 +58,10 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Engines(arguments) => engines::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
-        Command::Vm(arguments) => vm::run(&arguments),
+        Command::Dist(arguments) => dist::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Tidy => tidy::run(),

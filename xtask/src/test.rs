@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every test there is, in the order in which failures are cheapest. What cannot run fails and
 //! says why; nothing that was skipped counts as passed.
 
+mod kernels;
 mod stages;
 mod tally;
 
@@ -23,6 +24,8 @@ pub(crate) struct Arguments {
     /// Run only these stages, by name
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     only: Vec<String>,
+    #[command(flatten)]
+    kernels: kernels::Guests,
 }
 
 /// Runs the command.
@@ -42,7 +45,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         sweep::dead()?;
     }
     let chosen = |stage: &stages::Stage| {
-        if arguments.only.is_empty() {
+        if arguments.kernels.alone() {
+            stage.name == stages::KERNELS
+        } else if arguments.only.is_empty() {
             !(arguments.fast && stage.privileged)
         } else {
             arguments.only.iter().any(|name| name == stage.name)
@@ -54,7 +59,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         interrupt::check()?;
         println!("\n==> {}: {}", stage.name, stage.what);
         let start = Instant::now();
-        let tally = stage.run()?;
+        let tally = stage.run(&arguments.kernels)?;
         let verdict = if tally.failed == 0 { "ok" } else { "FAILED" };
         lines.push(format!(
             "{:<12} {verdict:<7} {:>6.1} s  {tally}",

@@ -69,8 +69,9 @@ pub(super) fn names(by: By, snapshot: &Snapshot, entries: &Entries) -> Option<BT
         .map(|bridge| bridge.interface.ifindex)
         .collect();
     let outside = snapshot.ports.iter().filter(|port| !inside.contains(&port.bridge));
-    let elsewhere =
-        outside.map(|port| &port.interface).chain(snapshot.uplinks.iter().map(|uplink| &uplink.interface));
+    // Not what is no port yet: it may become one of a covered bridge while no agent looks.
+    let uplinks = snapshot.uplinks.iter().filter(|uplink| uplink.port);
+    let elsewhere = outside.map(|port| &port.interface).chain(uplinks.map(|uplink| &uplink.interface));
     Some(elsewhere.map(|interface| interface.name.clone()).collect())
 }
 
@@ -199,8 +200,12 @@ mod tests {
         let mut state = fixture::state();
         let by_bridge = |state: &crate::state::AgentState| names(By::Bridge, &state.snapshot, &state.entries);
         assert_eq!(by_bridge(&state), Some(BTreeSet::from(["br-qerds".to_owned()])));
-        let elsewhere = names(By::Elsewhere, &state.snapshot, &state.entries);
-        assert_eq!(elsewhere, Some(BTreeSet::from(["eth0".to_owned()])));
+        let elsewhere =
+            |state: &crate::state::AgentState| names(By::Elsewhere, &state.snapshot, &state.entries);
+        // What is no port may become one of a covered bridge, what is one of another bridge does not.
+        assert_eq!(elsewhere(&state), Some(BTreeSet::new()));
+        std::sync::Arc::make_mut(&mut state.snapshot).uplinks[0].port = true;
+        assert_eq!(elsewhere(&state), Some(BTreeSet::from(["eth0".to_owned()])));
         for resolved in &mut std::sync::Arc::make_mut(&mut state.entries).endpoints {
             resolved.mode = Mode::Observe;
         }

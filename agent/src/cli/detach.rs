@@ -16,11 +16,11 @@ use rustix::{
 
 use super::output;
 use crate::{
-    backstop::{self, BackstopError},
-    config, control,
+    backstop,
+    config::{self, ConfigError, Settings},
     datapath::{
-        attach,
-        pins::{Lock, PinError, Pins},
+        self,
+        pins::{Left, Lock, PinError, Pins},
     },
     reconcile::Chain,
 };
@@ -28,26 +28,29 @@ use crate::{
 /// How long a running agent may take to end.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Arguments of `detach`.
+/// Arguments of `detach`. What is left out stands in `agent.yaml`, as for `run`.
 #[derive(Debug, Args)]
 pub(super) struct DetachArgs {
-    /// Where programs, links and maps are pinned
-    #[arg(long, value_name = "DIR", default_value = config::DEFAULT_PIN_DIR)]
-    pin_dir: PathBuf,
-    /// Where the agent keeps its state
-    #[arg(long, value_name = "DIR", default_value = config::DEFAULT_STATE_DIR)]
-    state_dir: PathBuf,
+    /// Where programs, links and maps are pinned [default: /sys/fs/bpf/portcullis]
+    #[arg(long, value_name = "DIR")]
+    pin_dir: Option<PathBuf>,
+    /// Where the agent keeps its state [default: /var/lib/portcullis]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// The control socket of the agent, which is stopped if it is running
-    #[arg(long, value_name = "PATH", default_value = control::DEFAULT_PATH, env = "PORTCULLIS_CONTROL")]
-    control: PathBuf,
+    #[arg(long, value_name = "PATH", env = "PORTCULLIS_CONTROL")]
+    control: Option<PathBuf>,
+    /// Settings file; only the default one may be missing [default: /etc/portcullis/agent.yaml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
 enum DetachError {
     #[error(transparent)]
-    Pins(#[from] PinError),
+    Config(#[from] ConfigError),
     #[error(transparent)]
-    Backstop(#[from] BackstopError),
+    Pins(#[from] PinError),
     #[error("an agent is running with the pins in `{}`, and it is not the one that answers on `{}`", pins.display(), control.display())]
     Elsewhere { pins: PathBuf, control: PathBuf },
     #[error("failed to stop the agent, process {pid}")]
@@ -59,54 +62,100 @@ enum DetachError {
 impl DetachError {
     fn hint(&self) -> &str {
         match self {
+            Self::Config(_) => "name `--pin-dir`, `--state-dir` and `--control`, and no settings are read",
             Self::Elsewhere { .. } => "stop it first, or name its socket with `--control`",
             Self::Alive { .. } => "stop it with `systemctl stop portcullis`, then detach again",
-            Self::Backstop(BackstopError::Remove { .. }) => {
-                "install `nft`, or remove the table by other means"
-            }
-            Self::Pins(_) | Self::Stop { .. } | Self::Backstop(_) => "run as root",
+            Self::Pins(error) => error.hint(),
+            Self::Stop { .. } => "run as root",
         }
     }
 }
 
-/// 0 if nothing of ours is left, 2 if that could not be done.
+/// 0 if nothing of ours is left, 2 if that could not be done, or nobody can tell.
 #[must_use]
 pub(super) fn run(args: &DetachArgs) -> ExitCode {
-    match detach(args) {
-        Ok(Removed { pins: 0, filters: 0, backstop: false }) => {
-            output::finish("nothing was attached\n", output::CLEAN)
-        }
-        Ok(Removed { pins, filters, backstop }) => output::finish(
-            &format!(
-                "removed {pins} pins and filters of {filters} interfaces{}; nothing is enforced any more\n",
-                if backstop { ", and the backstop" } else { "" }
-            ),
-            output::CLEAN,
-        ),
+    let removed = match detach(args) {
+        Ok(removed) => removed,
         Err(error) => {
             output::note(&format!("error: {}\n\nhint: {}", Chain(&error), error.hint()));
-            ExitCode::from(output::UNKNOWN)
+            return ExitCode::from(output::UNKNOWN);
         }
+    };
+    for Left { what, why, .. } in &removed.left {
+        output::note(&format!("left: {what}: {why}"));
     }
+    let code = if removed.is_done() { output::CLEAN } else { output::UNKNOWN };
+    output::finish(&removed.said(), code)
 }
 
-/// What there was to remove: pins, interfaces with filters, a backstop.
+/// What there was to remove.
 struct Removed {
+    /// Whether there was a pin directory.
+    pinned: bool,
     pins: usize,
-    filters: usize,
+    interfaces: usize,
     backstop: bool,
+    /// What is still there.
+    left: Vec<Left>,
+}
+
+impl Removed {
+    /// Whether nothing of ours is left. Without pins nobody can tell whose filters are found.
+    fn is_done(&self) -> bool {
+        self.left.iter().all(|left| !left.ours) && (self.pinned || self.left.is_empty())
+    }
+
+    fn said(&self) -> String {
+        let Self { pins, interfaces, backstop, .. } = self;
+        let done = self.is_done();
+        if (*pins, *interfaces, *backstop) == (0, 0, false) {
+            return if done { "nothing was attached\n" } else { "nothing was removed\n" }.to_owned();
+        }
+        let backstop = if *backstop { ", and the backstop" } else { "" };
+        let end = if done { "; nothing is enforced any more" } else { ", but not all" };
+        format!("removed {pins} pins and filters of {interfaces} interfaces{backstop}{end}\n")
+    }
 }
 
 fn detach(args: &DetachArgs) -> Result<Removed, DetachError> {
-    let pins = Pins::new(&args.pin_dir);
-    let lock = take_over(&pins, &args.control)?;
+    let settings = settings(args)?;
+    let pins = Pins::new(&settings.pin_dir);
+    let lock = take_over(&pins, &settings.control)?;
+    let mut removed =
+        Removed { pinned: lock.is_some(), pins: 0, interfaces: 0, backstop: false, left: Vec::new() };
     // Without pins, too: what is left of it would go on by itself.
-    let backstop = backstop::remove(&args.pin_dir, &args.state_dir)?;
-    if lock.is_none() {
-        return Ok(Removed { pins: 0, filters: 0, backstop });
+    match backstop::remove(&settings.pin_dir, &settings.state_dir) {
+        Ok(was) => removed.backstop = was,
+        Err(error) => {
+            let what = "the backstop".to_owned();
+            removed.left.push(Left { what, why: Chain(&error).to_string(), ours: true });
+        }
     }
-    let filters = attach::detach_filters(&pins);
-    Ok(Removed { pins: pins.remove()?, filters, backstop })
+    if lock.is_some() {
+        let detached = datapath::detach::detach(&pins);
+        (removed.pins, removed.interfaces) = (detached.pins, detached.interfaces);
+        removed.left.extend(detached.left);
+    }
+    removed.left.extend(datapath::detach::orphans());
+    Ok(removed)
+}
+
+/// Where everything is: as the command line says, and where it does not, as `agent.yaml` does.
+fn settings(args: &DetachArgs) -> Result<Settings, ConfigError> {
+    let flags = config::File {
+        pin_dir: args.pin_dir.clone(),
+        state_dir: args.state_dir.clone(),
+        control: args.control.clone(),
+        ..config::File::default()
+    };
+    let all = args.pin_dir.is_some() && args.state_dir.is_some() && args.control.is_some();
+    // Settings that cannot be read must not keep anybody from taking enforcement out.
+    let file = if all && args.config.is_none() {
+        config::File::default()
+    } else {
+        config::File::read(args.config.as_deref())?
+    };
+    Ok(flags.or(file).complete())
 }
 
 /// Ends the agent that uses the pins, if there is one: it would put its programs onto the next port. `None` if there

@@ -8,6 +8,8 @@ use super::output;
 use crate::{
     agent::{self, StartError},
     config::{self, ConfigError},
+    events::format::EventFormat,
+    privileges,
     reconcile::Chain,
     telemetry::logging::{self, LogFormat},
 };
@@ -30,6 +32,9 @@ pub(super) struct RunArgs {
     /// Where metrics and health are served [default: 127.0.0.1:10477]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    /// TLS and passwords for that, as Prometheus's exporters have them [default: neither]
+    #[arg(long, value_name = "FILE")]
+    web_config: Option<PathBuf>,
     /// The control socket [default: /run/portcullis/portcullis.sock]
     #[arg(long, value_name = "PATH", env = "PORTCULLIS_CONTROL")]
     control: Option<PathBuf>,
@@ -39,9 +44,13 @@ pub(super) struct RunArgs {
     /// Where identity numbers are kept [default: /var/lib/portcullis]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// Where denied attempts go: `-` is standard output [default: -]
-    #[arg(long, value_name = "-|journald|FILE", allow_hyphen_values = true)]
+    /// Where denied attempts go: `-` is standard output; `syslog+udp://HOST:PORT` and `syslog+tcp://HOST:PORT` are
+    /// syslog servers [default: -]
+    #[arg(long, value_name = "-|journald|URL|FILE", allow_hyphen_values = true)]
     events: Option<String>,
+    /// In which form [default: json]
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    event_format: Option<EventFormat>,
     /// What holds back frames between two ports that both have no program [default: off]
     #[arg(long, value_name = "off|nft", value_enum)]
     backstop: Option<config::Backstop>,
@@ -99,10 +108,12 @@ fn start(args: &RunArgs) -> Result<(), RunError> {
         inventory: args.inventory.clone(),
         docker_host: args.docker_host.clone(),
         listen: args.listen,
+        web_config: args.web_config.clone(),
         control: args.control.clone(),
         pin_dir: args.pin_dir.clone(),
         state_dir: args.state_dir.clone(),
         events: args.events.clone(),
+        event_format: args.event_format,
         backstop: args.backstop,
         ..config::File::default()
     };
@@ -112,6 +123,10 @@ fn start(args: &RunArgs) -> Result<(), RunError> {
         (level, _) => level.as_deref(),
     };
     logging::init(args.log_format, level)?;
+    // Before the runtime has threads.
+    if let Err(error) = privileges::drop_unneeded() {
+        tracing::warn!(error = %Chain(&error), "the agent has more rights than it needs");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

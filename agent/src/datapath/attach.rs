@@ -1,31 +1,33 @@
 //! Attaches programs to interfaces: by TCX where the kernel has it (6.6), by clsact below. First in order, and never
-//! taken off by a drop: only [`Attachments::detach`] and the port's own end do that.
+//! taken off by a drop: only `detach` and the port's own end do that.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use agent_common::verdict::Hook;
 use aya::{
     Ebpf,
-    programs::{
-        Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
-        links::{FdLink, LinkError, PinnedLink},
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
-    },
+    programs::{ProgramError, TcAttachType, tc::TcError},
 };
 use rustix::net::{AddressFamily, SocketType, netdevice::name_to_index, socket};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    link,
+    filter,
+    link::{self, LinkInfo},
     loader::{self, LoadError},
-    pins::{PinError, Pins},
+    pins::{FilterNote, PinError, Pins},
+    query, raw,
 };
-use crate::inventory::snapshot::Interface;
+use crate::{
+    interference::{Fault, Finding},
+    inventory::snapshot::Interface,
+};
 
 /// The way programs get onto ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,13 +37,6 @@ pub enum Via {
     Clsact,
 }
 
-/// Ahead of every other filter that names a priority.
-pub(super) const PRIORITY: u16 = 1;
-/// Fixed, so that a later agent finds and replaces its filter.
-pub(super) const HANDLE: u32 = 0x706f_7274;
-/// Of the filter that acts while ours is moved.
-const HANDLE_ASIDE: u32 = HANDLE + 1;
-
 /// A program could not be attached.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
@@ -49,12 +44,8 @@ pub enum AttachError {
     Program { program: &'static str, interface: String, source: ProgramError },
     #[error("failed to add a clsact qdisc to `{interface}`")]
     Qdisc { interface: String, source: TcError },
-    #[error("failed to use the link at `{path}`")]
-    Link { path: PathBuf, source: LinkError },
-    #[error("failed to pin a link at `{path}`")]
-    Pin { path: PathBuf, source: aya::pin::PinError },
-    #[error("`{interface}` changed its number while it was attached to")]
-    Renamed { interface: String },
+    #[error("failed to {verb} `{program}` on `{interface}`")]
+    Hook { verb: &'static str, program: &'static str, interface: String, source: io::Error },
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error(transparent)]
@@ -68,16 +59,42 @@ pub enum AttachError {
 pub struct Attachments {
     via: Via,
     pins: Pins,
+    netns: u64,
     /// TCX links, kept open beside their pins: a removed pin alone changes nothing.
     pub(super) links: BTreeMap<(u32, Hook), OwnedFd>,
     /// clsact filters, with the name of the interface that they were attached under.
     filters: BTreeMap<(u32, Hook), String>,
+    /// Hooks that an earlier agent's programs go on to guard until this one's know the policy.
+    deferred: BTreeSet<(u32, Hook)>,
+    /// Whether the programs know no policy yet, so that earlier ones are left where they are.
+    pub(super) hold: bool,
+    /// The ids of earlier agents' programs; empty if nobody knows them.
+    ours: BTreeSet<u32>,
+    /// What was found in the place of earlier agents' programs.
+    findings: Vec<Finding>,
+    /// Interfaces that are not what they were, and since when.
+    strayed: BTreeMap<u32, Instant>,
 }
+
+/// How long programs stay on an interface that is not what it was. A port that is taken off its bridge may be put back
+/// at once, and to take programs off and put them on takes a while in which it would have none.
+const LINGER: Duration = Duration::from_secs(2);
 
 impl Attachments {
     #[must_use]
-    pub fn new(via: Via, pins: Pins) -> Self {
-        Self { via, pins, links: BTreeMap::new(), filters: BTreeMap::new() }
+    pub(super) fn new(via: Via, pins: Pins, ours: BTreeSet<u32>, hold: bool) -> Self {
+        Self {
+            via,
+            pins,
+            netns: filter::netns(),
+            links: BTreeMap::new(),
+            filters: BTreeMap::new(),
+            strayed: BTreeMap::new(),
+            deferred: BTreeSet::new(),
+            hold,
+            ours,
+            findings: Vec::new(),
+        }
     }
 
     #[must_use]
@@ -85,9 +102,14 @@ impl Attachments {
         self.via
     }
 
-    /// Whether a program is on an interface.
+    /// Whether a program guards a hook, this agent's or still an earlier one's.
     #[must_use]
     pub fn is_attached(&self, ifindex: u32, hook: Hook) -> bool {
+        self.is_current(ifindex, hook) || self.deferred.contains(&(ifindex, hook))
+    }
+
+    /// Whether this agent's program is on a hook.
+    pub(super) fn is_current(&self, ifindex: u32, hook: Hook) -> bool {
         match self.via {
             Via::Tcx => self.links.contains_key(&(ifindex, hook)),
             Via::Clsact => self.filters.contains_key(&(ifindex, hook)),
@@ -99,32 +121,166 @@ impl Attachments {
         self.links.keys().chain(self.filters.keys()).copied().collect()
     }
 
+    /// Whether earlier programs are left where they are.
+    pub(super) fn is_deferring(&self) -> bool {
+        !self.deferred.is_empty()
+    }
+
+    /// What was found in the place of earlier agents' programs, once.
+    pub(super) fn take_findings(&mut self) -> Vec<Finding> {
+        std::mem::take(&mut self.findings)
+    }
+
     /// Puts a program onto an interface, taking over what an earlier agent left there.
     pub fn attach(&mut self, ebpf: &mut Ebpf, interface: &Interface, hook: Hook) -> Result<(), AttachError> {
-        let program = loader::program(ebpf, hook)?;
         let place = (interface.ifindex, hook);
+        if self.hold && self.is_guarded(interface, hook)? {
+            self.deferred.insert(place);
+            return Ok(());
+        }
         // An earlier agent may have been told to attach the other way: one program of a kind counts a packet once.
         match self.via {
             Via::Tcx => {
-                if !self.links.contains_key(&place) {
-                    let link = attach_tcx(program, &self.pins, interface, hook)?;
-                    self.links.insert(place, link);
-                }
-                detach_filter(&interface.name, hook);
+                let program = loader::program(ebpf, hook)?;
+                let program = program.fd().map_err(|source| AttachError::Program {
+                    program: hook.name(),
+                    interface: interface.name.clone(),
+                    source,
+                })?;
+                let link = self.attach_tcx(program.as_fd(), interface, hook)?;
+                self.links.insert(place, link);
+                let removed = filter::remove(&self.pins, self.netns, interface.ifindex, hook);
+                removed.map_err(hook_error("remove the filter of", interface, hook))?;
             }
             Via::Clsact => {
-                attach_clsact(program, interface, hook)?;
+                self.look_at_filter(interface, hook)?;
+                filter::attach(loader::program(ebpf, hook)?, &self.pins, interface, hook)?;
                 remove_link(&self.pins.link(interface.ifindex, hook))?;
                 self.filters.insert(place, interface.name.clone());
             }
         }
+        self.deferred.remove(&place);
         Ok(())
     }
 
-    /// Forgets interfaces that are gone, and takes programs off those that are not what they were.
+    /// Whether an earlier agent's program is on a hook.
+    fn is_guarded(&self, interface: &Interface, hook: Hook) -> Result<bool, AttachError> {
+        let (ifindex, kind) = (interface.ifindex, attach_type(hook));
+        let failed = hook_error("look at", interface, hook);
+        let chain = query::tcx(ifindex, kind).map_err(&failed)?;
+        let pinned = raw::open_kind(&self.pins.link(ifindex, hook), "bpf-link");
+        if let Ok(info) = pinned.and_then(|link| link::info(link.as_fd()))
+            && chain.iter().any(|attached| attached.link == info.id)
+        {
+            return Ok(true);
+        }
+        Ok(query::filters(ifindex, kind).map_err(&failed)?.iter().any(filter::has_our_place))
+    }
+
+    fn attach_tcx(
+        &mut self,
+        program: BorrowedFd<'_>,
+        port: &Interface,
+        hook: Hook,
+    ) -> Result<OwnedFd, AttachError> {
+        let path = self.pins.link(port.ifindex, hook);
+        let attach_type = query::attach_type(attach_type(hook));
+        if let Some((link, info)) = self.adopt(&path, port, hook)? {
+            if !self.ours.is_empty() && !self.ours.contains(&info.program) {
+                let found = format!("since the last agent ended the link holds program {}", info.program);
+                self.find(port, hook, found, "exchanged back");
+            }
+            // The kernel exchanges the program atomically: there is no moment without one.
+            match link::update(link.as_fd(), program) {
+                Ok(()) => return Ok(link),
+                // The device went, or somebody took the link off, since it was looked at.
+                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+                Err(error) => return Err(hook_error("exchange", port, hook)(error)),
+            }
+        }
+        let old = raw::open_kind(&path, "bpf-link").ok();
+        let link = link::create_first(program, port.ifindex, attach_type)
+            .map_err(hook_error("attach", port, hook))?;
+        // Not pinned, it holds as long as the agent runs. The watchdog says so and tries again.
+        let aside = self.pins.link_aside(port.ifindex, hook);
+        if let Err(error) = link::pin_over(link.as_fd(), &aside, &path) {
+            tracing::warn!(path = %path.display(), %error, "link not pinned: it would end with the agent");
+        } else if let Some(old) = old
+            && link::info(old.as_fd()).is_ok_and(|info| self.ours.contains(&info.program))
+        {
+            // Retired after the new one acts: its device has moved to another namespace, or is gone.
+            if let Err(error) = link::detach(old.as_fd()) {
+                tracing::debug!(path = %path.display(), %error, "old link not detached");
+            }
+        }
+        Ok(link)
+    }
+
+    /// The link that an earlier agent pinned, if it is on that hook.
+    fn adopt(
+        &mut self,
+        path: &Path,
+        port: &Interface,
+        hook: Hook,
+    ) -> Result<Option<(OwnedFd, LinkInfo)>, AttachError> {
+        if fs::symlink_metadata(path).is_err() {
+            return Ok(None);
+        }
+        let Ok(link) = raw::open_kind(path, "bpf-link") else {
+            self.find(port, hook, format!("`{}` is no link", path.display()), "attached anew");
+            return Ok(None);
+        };
+        let failed = hook_error("look at", port, hook);
+        let info = link::info(link.as_fd()).map_err(&failed)?;
+        // A device that is gone leaves a link without one; numbers of devices come round again, and the same number
+        // may be another device in another namespace. So only what the hook itself lists is adopted.
+        let chain = query::tcx(port.ifindex, attach_type(hook)).map_err(&failed)?;
+        if chain.iter().any(|attached| attached.link == info.id) {
+            return Ok(Some((link, info)));
+        }
+        if info.ifindex != 0 {
+            let found = format!("`{}` is a link of another interface", path.display());
+            self.find(port, hook, found, "attached anew");
+        }
+        Ok(None)
+    }
+
+    /// Says if somebody else's program is in our filter's place, which is about to be taken again.
+    fn look_at_filter(&mut self, port: &Interface, hook: Hook) -> Result<(), AttachError> {
+        let kind = attach_type(hook);
+        let filters = query::filters(port.ifindex, kind).map_err(hook_error("look at", port, hook))?;
+        let theirs = filters.iter().find(|filter| {
+            filter::has_our_place(filter) && !self.ours.is_empty() && !self.ours.contains(&filter.program)
+        });
+        if let Some(filter) = theirs {
+            let found = format!("since the last agent ended the filter holds program {}", filter.program);
+            self.find(port, hook, found, "exchanged back");
+        }
+        Ok(())
+    }
+
+    fn find(&mut self, port: &Interface, hook: Hook, found: String, done: &str) {
+        let (interface, hook) = (port.name.clone(), hook.name().to_owned());
+        let (fault, done) = (Fault::Exchanged, done.to_owned());
+        self.findings.push(Finding { interface, hook, fault, found, done, repaired: true });
+    }
+
+    /// Forgets interfaces that are gone, and takes programs off those that have not been what they were for a while.
     pub fn retain(&mut self, wanted: &BTreeSet<(u32, Hook)>) {
-        let gone: Vec<(u32, Hook)> =
-            self.links.keys().filter(|place| !wanted.contains(place)).copied().collect();
+        self.deferred.retain(|place| wanted.contains(place));
+        let unwanted: BTreeSet<(u32, Hook)> =
+            self.held().into_iter().filter(|place| !wanted.contains(place)).collect();
+        let strays: BTreeSet<u32> = unwanted.iter().map(|(ifindex, _)| *ifindex).collect();
+        for &ifindex in &strays {
+            self.strayed.entry(ifindex).or_insert_with(Instant::now);
+        }
+        // What has gone to another namespace has nothing to wait for: its programs have gone with it.
+        self.strayed.retain(|ifindex, since| {
+            let is_here = || query::interface_name(*ifindex).is_some();
+            strays.contains(ifindex) && since.elapsed() < LINGER && is_here()
+        });
+        let is_over = |place: &&(u32, Hook)| unwanted.contains(place) && !self.strayed.contains_key(&place.0);
+        let gone: Vec<(u32, Hook)> = self.links.keys().filter(is_over).copied().collect();
         for place in gone {
             // Closing the last descriptor of a link without a pin detaches it.
             if let Some(_link) = self.links.remove(&place)
@@ -133,30 +289,51 @@ impl Attachments {
                 tracing::debug!(ifindex = place.0, %error, "link was not pinned any more");
             }
         }
-        let gone: Vec<(u32, Hook)> =
-            self.filters.keys().filter(|place| !wanted.contains(place)).copied().collect();
-        for place in gone {
-            if let Some(name) = self.filters.remove(&place)
-                && interface_index(&name) == Some(place.0)
-            {
-                detach_filter(&name, place.1);
+        let is_over = |place: &&(u32, Hook)| unwanted.contains(place) && !self.strayed.contains_key(&place.0);
+        let gone: Vec<(u32, Hook)> = self.filters.keys().filter(is_over).copied().collect();
+        for (ifindex, hook) in gone {
+            if let Some(name) = self.filters.remove(&(ifindex, hook)) {
+                self.remove_filter(&name, ifindex, hook);
             }
         }
+    }
+
+    fn remove_filter(&self, name: &str, ifindex: u32, hook: Hook) {
+        if interface_index(name) != Some(ifindex) {
+            filter::forget(&self.pins, FilterNote { netns: self.netns, ifindex, hook: Some(hook) });
+        } else if let Err(error) = filter::remove(&self.pins, self.netns, ifindex, hook) {
+            tracing::warn!(interface = name, %error, "filter not removed");
+        }
+    }
+
+    /// Whether programs are still on an interface that is not what it was.
+    #[must_use]
+    pub fn lingers(&self) -> bool {
+        !self.strayed.is_empty()
     }
 
     /// Removes pins of interfaces that no longer exist, or are not what they were. What is pinned for one that is wanted
     /// stays until it is adopted.
     pub fn sweep(&self, wanted: &BTreeSet<(u32, Hook)>) -> Result<(), AttachError> {
-        self.pins.remove_aside()?;
         for (ifindex, hook) in self.pins.pinned_links()? {
-            let path = self.pins.link(ifindex, hook);
-            if self.links.contains_key(&(ifindex, hook)) {
-                continue;
+            if !self.is_attached(ifindex, hook) && !wanted.contains(&(ifindex, hook)) {
+                tracing::debug!(ifindex, hook = hook.name(), "pin of an interface that is gone: removed");
+                remove_link(&self.pins.link(ifindex, hook))?;
             }
-            let dead = !wanted.contains(&(ifindex, hook))
-                || link::ifindex(&path).is_ok_and(|linked| linked != Some(ifindex));
-            if dead {
-                fs::remove_file(&path).map_err(|source| AttachError::Io { verb: "remove", path, source })?;
+        }
+        for note in self.pins.filter_notes().into_iter().filter(|note| note.netns == self.netns) {
+            let FilterNote { ifindex, hook, .. } = note;
+            let name = query::interface_name(ifindex);
+            match (hook, name) {
+                (_, None) => filter::forget(&self.pins, note),
+                (Some(hook), Some(name))
+                    if self.via == Via::Clsact
+                        && !self.is_attached(ifindex, hook)
+                        && !wanted.contains(&(ifindex, hook)) =>
+                {
+                    self.remove_filter(&name, ifindex, hook);
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -165,147 +342,21 @@ impl Attachments {
 
 /// Takes a link off its interface and removes its pin.
 fn remove_link(path: &Path) -> Result<(), AttachError> {
-    if !path.exists() {
-        return Ok(());
+    let Ok(link) = raw::open_kind(path, "bpf-link") else { return Ok(()) };
+    // Of a device that is gone there is nothing to take off.
+    if let Err(error) = link::detach(link.as_fd()) {
+        tracing::debug!(path = %path.display(), %error, "link not detached, only its pin is removed");
     }
-    let failed = |verb| move |source| AttachError::Io { verb, path: path.to_owned(), source };
-    link::open(path).and_then(|link| link::detach(link.as_fd())).map_err(failed("detach"))?;
-    fs::remove_file(path).map_err(failed("remove"))
+    fs::remove_file(path).map_err(|source| AttachError::Io { verb: "remove", path: path.to_owned(), source })
 }
 
-fn attach_tcx(
-    program: &mut SchedClassifier,
-    pins: &Pins,
-    port: &Interface,
+fn hook_error(
+    verb: &'static str,
+    interface: &Interface,
     hook: Hook,
-) -> Result<OwnedFd, AttachError> {
-    let path = pins.link(port.ifindex, hook);
-    let open =
-        |path: PathBuf| link::open(&path).map_err(|source| AttachError::Io { verb: "open", path, source });
-    let failed = |source| AttachError::Program { program: hook.name(), interface: port.name.clone(), source };
-    if let Some(link) = adopt(&path, port.ifindex)? {
-        // The kernel exchanges the program atomically: there is no moment without one.
-        let id = program.attach_to_link(link).map_err(failed)?;
-        // The pin stays where it is; the handle is opened again from there.
-        drop(program.take_link(id).map_err(failed)?);
-        return open(path);
-    }
-    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let id = program.attach_with_options(&port.name, attach_type(hook), options).map_err(failed)?;
-    let link = program.take_link(id).map_err(failed)?;
-    let link = FdLink::try_from(link).map_err(|source| AttachError::Link { path: path.clone(), source })?;
-    let link = link.pin(&path).map_err(|source| AttachError::Pin { path: path.clone(), source })?;
-    // aya attaches by name; a rename in between would have put the program onto another interface.
-    let linked = link::ifindex(&path).map_err(|source| AttachError::Io {
-        verb: "look at",
-        path: path.clone(),
-        source,
-    })?;
-    if linked == Some(port.ifindex) {
-        return open(path);
-    }
-    drop(link.unpin());
-    Err(AttachError::Renamed { interface: port.name.clone() })
-}
-
-/// The link that an earlier agent pinned, if it is still that port's.
-fn adopt(path: &Path, ifindex: u32) -> Result<Option<SchedClassifierLink>, AttachError> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let failed = |source| AttachError::Link { path: path.to_owned(), source };
-    let io_failed = |verb| move |source| AttachError::Io { verb, path: path.to_owned(), source };
-    if link::ifindex(path).map_err(io_failed("look at"))? == Some(ifindex) {
-        let link = FdLink::from(PinnedLink::from_pin(path).map_err(failed)?);
-        return SchedClassifierLink::try_from(link).map(Some).map_err(failed);
-    }
-    // The device of the pin is gone and its number has come round again.
-    fs::remove_file(path).map_err(io_failed("remove"))?;
-    Ok(None)
-}
-
-pub(super) fn attach_clsact(
-    program: &mut SchedClassifier,
-    port: &Interface,
-    hook: Hook,
-) -> Result<(), AttachError> {
-    let failed = |source| AttachError::Program { program: hook.name(), interface: port.name.clone(), source };
-    match tc::qdisc_add_clsact(&port.name) {
-        Ok(()) => {}
-        Err(error) if is_exists(&error) => {}
-        Err(source) => {
-            return Err(AttachError::Qdisc { interface: port.name.clone(), source });
-        }
-    }
-    let (kind, handle) = (attach_type(hook), TcHandle::from(HANDLE));
-    // In place if there is one already: without a moment in which neither filter acts.
-    let replaced = SchedClassifierLink::attached(&port.name, kind, PRIORITY, handle, None)
-        .map_err(|error| failed(ProgramError::from(TcError::IoError(error))))
-        .and_then(|link| program.attach_to_link(link).map_err(failed));
-    let id = match replaced {
-        Ok(id) => id,
-        Err(_absent) => {
-            let options = TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle, classid: None });
-            program.attach_with_options(&port.name, kind, options).map_err(failed)?
-        }
-    };
-    // Dropping the link would detach the filter; it lives as long as the device, or until `detach`.
-    std::mem::forget(program.take_link(id).map_err(failed)?);
-    Ok(())
-}
-
-/// Puts a filter ahead of others of the same priority, where the newest comes first. A second one acts in between: what
-/// it lets pass is counted twice for a moment, but there is no moment without one.
-pub(super) fn move_filter_to_front(
-    program: &mut SchedClassifier,
-    port: &Interface,
-    hook: Hook,
-) -> Result<(), AttachError> {
-    let failed = |source| AttachError::Program { program: hook.name(), interface: port.name.clone(), source };
-    let kind = attach_type(hook);
-    let filter = |handle| {
-        SchedClassifierLink::attached(&port.name, kind, PRIORITY, TcHandle::from(handle), None)
-            .map_err(|error| failed(ProgramError::from(TcError::IoError(error))))
-    };
-    // An agent that was killed may have left one.
-    drop(filter(HANDLE_ASIDE)?.detach());
-    let options = TcAttachOptions::Netlink(NlOptions {
-        priority: PRIORITY,
-        handle: HANDLE_ASIDE.into(),
-        classid: None,
-    });
-    let aside = program.attach_with_options(&port.name, kind, options).map_err(failed)?;
-    filter(HANDLE)?.detach().map_err(failed)?;
-    attach_clsact(program, port, hook)?;
-    program.detach(aside).map_err(failed)
-}
-
-fn is_exists(error: &TcError) -> bool {
-    match error {
-        TcError::NetlinkError(error) => error.raw_os_error() == Some(libc::EEXIST),
-        TcError::IoError(error) => error.kind() == io::ErrorKind::AlreadyExists,
-        _ => false,
-    }
-}
-
-/// Takes one of our filters off an interface, by program name. An error means that there was none.
-fn detach_filter(interface: &str, hook: Hook) -> bool {
-    tc::qdisc_detach_program(interface, attach_type(hook), hook.name()).is_ok()
-}
-
-/// Takes all our filters off an interface.
-pub fn detach_clsact(interface: &str) -> bool {
-    Hook::ALL.into_iter().filter(|&hook| detach_filter(interface, hook)).count() > 0
-}
-
-/// Takes our filters off every interface of this network namespace. Returns how many interfaces had some. Does
-/// nothing where no agent has pinned its maps.
-#[must_use]
-pub fn detach_filters(pins: &Pins) -> usize {
-    if !pins.maps().is_dir() {
-        return 0;
-    }
-    interfaces().iter().filter(|name| detach_clsact(name)).count()
+) -> impl Fn(io::Error) -> AttachError + use<> {
+    let interface = interface.name.clone();
+    move |source| AttachError::Hook { verb, program: hook.name(), interface: interface.clone(), source }
 }
 
 pub(super) const fn attach_type(hook: Hook) -> TcAttachType {
@@ -316,12 +367,4 @@ pub(super) const fn attach_type(hook: Hook) -> TcAttachType {
 pub(super) fn interface_index(name: &str) -> Option<u32> {
     let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
     name_to_index(&socket, name).ok()
-}
-
-/// The names of all interfaces of this thread's network namespace. Not by /sys, which shows the namespace that it was
-/// mounted in.
-fn interfaces() -> Vec<String> {
-    let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-    // Two lines of headings; a name may hold a colon, its counters do not.
-    table.lines().skip(2).filter_map(|line| Some(line.rsplit_once(':')?.0.trim().to_owned())).collect()
 }

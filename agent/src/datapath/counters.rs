@@ -11,7 +11,7 @@ use std::{
 use agent_common::counter::{DeniedCount, DeniedKey, TOTALS};
 use aya::maps::{Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuHashMap};
 
-use super::pins::Pins;
+use super::{migrate::Carried, pins::Pins};
 
 /// What the kernel has counted at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +19,20 @@ pub struct Reading {
     pub denied: BTreeMap<DeniedKey, DeniedCount>,
     /// By `agent_common::counter::Total`.
     pub totals: [u64; TOTALS as usize],
+}
+
+impl Reading {
+    /// Adds what other maps have counted.
+    pub(super) fn add(&mut self, other: &Self) {
+        for (key, count) in &other.denied {
+            let sum = self.denied.entry(*key).or_default();
+            sum.packets += count.packets;
+            sum.attempts += count.attempts;
+        }
+        for (sum, total) in self.totals.iter_mut().zip(other.totals) {
+            *sum += total;
+        }
+    }
 }
 
 /// The counters cannot be read.
@@ -34,13 +48,20 @@ pub struct CounterError {
 pub struct Counters {
     denied: PerCpuHashMap<MapData, DeniedKey, DeniedCount>,
     totals: PerCpuArray<MapData, u64>,
+    /// How many keys `DENIED` had when it was last read.
+    labels: AtomicU64,
+    carried: Arc<Carried>,
     pins: Pins,
     filling: Arc<Filling>,
 }
 
 impl Counters {
-    /// Opens the pinned maps of a running or past agent.
-    pub fn open(pins: &Pins, filling: Arc<Filling>) -> Result<Self, CounterError> {
+    /// Opens the pinned maps; `carried` is what others have counted before them.
+    pub(super) fn open(
+        pins: &Pins,
+        carried: Arc<Carried>,
+        filling: Arc<Filling>,
+    ) -> Result<Self, CounterError> {
         let open = |name: &'static str| {
             MapData::from_pin(pins.map(name)).map_err(|source| CounterError { name, source })
         };
@@ -49,12 +70,19 @@ impl Counters {
         Ok(Self {
             denied: denied.try_into().map_err(|source| CounterError { name: "DENIED", source })?,
             totals: totals.try_into().map_err(|source| CounterError { name: "TOTALS", source })?,
+            labels: AtomicU64::default(),
+            carried,
             pins: pins.clone(),
             filling,
         })
     }
 
-    /// Sums over all possible CPUs.
+    /// Those of an agent that need not run. What it is just taking over from maps of another layout is left out.
+    pub fn pinned(pins: &Pins) -> Result<Self, CounterError> {
+        Self::open(pins, Arc::new(Carried::open(pins)), Arc::default())
+    }
+
+    /// Sums over all possible CPUs, and over maps that were replaced.
     pub fn read(&self) -> Result<Reading, CounterError> {
         let mut reading = Reading::default();
         for entry in self.denied.iter() {
@@ -72,14 +100,16 @@ impl Counters {
                 self.totals.get(&index, 0).map_err(|source| CounterError { name: "TOTALS", source })?;
             *total = values.iter().sum();
         }
+        self.labels.store(reading.denied.len() as u64, Ordering::Relaxed);
+        reading.add(&self.carried.read()?);
         Ok(reading)
     }
 
     /// (name, entries in use, capacity) of every map that can fill up.
     #[must_use]
-    pub fn usage(&self, reading: &Reading) -> Vec<(&'static str, u64, u64)> {
+    pub fn usage(&self) -> Vec<(&'static str, u64, u64)> {
         let kept = Filled::ALL.into_iter().map(|map| (map.name(), self.filling.get(map)));
-        kept.chain([("DENIED", reading.denied.len() as u64)])
+        kept.chain([("DENIED", self.labels.load(Ordering::Relaxed))])
             .filter_map(|(name, entries)| {
                 let capacity = MapInfo::from_pin(self.pins.map(name)).ok()?.max_entries();
                 Some((name, entries, u64::from(capacity)))

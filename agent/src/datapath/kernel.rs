@@ -1,8 +1,7 @@
 //! Whether this process on this kernel can do the job, asked before anything is touched.
 
-use caps::{CapSet, Capability};
-
 use super::attach::Via;
+use crate::privileges;
 
 /// The oldest supported kernel.
 pub const OLDEST: (u32, u32) = (5, 10);
@@ -35,15 +34,7 @@ impl KernelError {
 
 /// Checks capabilities and kernel, and says how programs will be attached.
 pub fn probe() -> Result<Via, KernelError> {
-    let missing: Vec<String> = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON]
-        .into_iter()
-        .filter(|&capability| {
-            let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
-            // CAP_SYS_ADMIN includes CAP_BPF and CAP_PERFMON.
-            !has(capability) && (capability == Capability::CAP_NET_ADMIN || !has(Capability::CAP_SYS_ADMIN))
-        })
-        .map(|capability| capability.to_string())
-        .collect();
+    let missing: Vec<String> = privileges::missing().iter().map(ToString::to_string).collect();
     if !missing.is_empty() {
         return Err(KernelError::Capabilities { missing });
     }

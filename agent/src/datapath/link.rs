@@ -5,7 +5,7 @@ use std::{
     ffi::CString,
     fs, io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -20,6 +20,7 @@ const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
 const SCHED_CLS: u32 = 3;
+const BPF_LINK_TYPE_TCX: u32 = 11;
 /// Without a program to stand before: before all.
 const BPF_F_BEFORE: u32 = 1 << 3;
 
@@ -31,12 +32,8 @@ pub(super) struct LinkInfo {
     pub(super) program: u32,
     /// 0 if the device is gone, or the link was taken off it.
     pub(super) ifindex: u32,
-}
-
-/// The interface of a pinned link; `None` for one whose device is gone.
-pub(super) fn ifindex(path: &Path) -> io::Result<Option<u32>> {
-    let ifindex = info(open(path)?.as_fd())?.ifindex;
-    Ok(Some(ifindex).filter(|&ifindex| ifindex != 0))
+    /// Which way, as bpf(2) numbers it.
+    pub(super) attach_type: u32,
 }
 
 /// Opens what is pinned, a link or a map.
@@ -75,7 +72,10 @@ pub(super) fn info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let length = u32::try_from(size_of::<Info>()).map_err(io::Error::other)?;
     let pointer = (&raw mut info) as u64;
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut Attributes { fd: number(link)?, length, info: pointer })?;
-    Ok(LinkInfo { id: info.id, program: info.program, ifindex: info.ifindex })
+    let Info { id, program, ifindex, attach_type, .. } = info;
+    // Only links of TCX fill the rest this way.
+    let is_tcx = info.kind == BPF_LINK_TYPE_TCX;
+    Ok(LinkInfo { id, program, ifindex: if is_tcx { ifindex } else { 0 }, attach_type })
 }
 
 /// Attaches a program ahead of every other on that hook.
@@ -191,7 +191,7 @@ pub(super) fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<li
 }
 
 #[expect(unsafe_code, reason = "a descriptor comes out of a system call as a number")]
-fn own(fd: libc::c_long) -> io::Result<OwnedFd> {
+pub(super) fn own(fd: libc::c_long) -> io::Result<OwnedFd> {
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the call has just made this descriptor, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

@@ -1,6 +1,6 @@
 //! Loads the kernel programs onto new or adopted maps.
 
-use std::{io, path::PathBuf};
+use std::{collections::BTreeMap, io, os::fd::AsFd};
 
 use agent_common::verdict::Hook;
 use aya::{
@@ -10,8 +10,10 @@ use aya::{
 use aya_log::{EbpfLogger, Level};
 
 use super::{
-    maps::{self, MapCheckError},
-    pins::Pins,
+    link, maps,
+    migrate::Plan,
+    pins::{PinError, Pins},
+    raw::Shape,
     sizes::Sizes,
 };
 
@@ -24,16 +26,16 @@ pub const BPF_TOOLCHAIN: &str = env!("PORTCULLIS_BPF_TOOLCHAIN");
 /// The programs did not get into the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    #[error("a pinned map does not fit this version")]
-    Map(#[from] MapCheckError),
+    #[error("the object of the kernel programs is damaged")]
+    Damaged(#[source] aya_obj::ParseError),
     #[error("failed to load the maps")]
     Object(#[source] EbpfError),
     #[error("the object has no program `{name}`")]
     Missing { name: &'static str },
+    #[error(transparent)]
+    Pin(PinError),
     #[error("failed to load program `{name}`: {}", verifier_tail(source))]
     Program { name: &'static str, source: ProgramError },
-    #[error("failed to restrict `{path}`")]
-    Restrict { path: PathBuf, source: io::Error },
 }
 
 /// The last lines of a verifier log say what it did not like.
@@ -49,12 +51,27 @@ fn verifier_tail(error: &ProgramError) -> String {
     }
 }
 
-/// Loads all programs; maps are created under the pins or taken from there.
+/// What every pinned map has to look like, as the programs were compiled for it and the sizes want it.
+pub(super) fn shapes(sizes: &Sizes) -> Result<BTreeMap<&'static str, Shape>, LoadError> {
+    let object = aya_obj::Object::parse(OBJECT).map_err(LoadError::Damaged)?;
+    let shape = |name: &'static str| {
+        let map = object.maps.get(name).ok_or(LoadError::Missing { name })?;
+        let entries = sizes.of(name).unwrap_or(map.max_entries());
+        let (kind, key, value) = (map.map_type(), map.key_size(), map.value_size());
+        Ok((name, Shape { kind, key, value, entries, flags: map.map_flags() }))
+    };
+    maps::NAMES.into_iter().map(shape).collect()
+}
+
+/// Loads all programs onto maps that are pinned under their names, or made there. Nothing is carried over.
+pub fn load(pins: &Pins, sizes: &Sizes, diagnostics: bool) -> Result<Ebpf, LoadError> {
+    load_as(pins, &Plan::default(), sizes, diagnostics)
+}
+
+/// Loads all programs; maps are created under the pins or taken from there, as the plan says.
 ///
 /// `diagnostics` turns on what the programs log about themselves, which is compiled out of them otherwise.
-pub fn load(pins: &Pins, sizes: &Sizes, diagnostics: bool) -> Result<Ebpf, LoadError> {
-    maps::check_pins(pins)?;
-    let sizes = sizes.or_pinned(pins);
+pub(super) fn load_as(pins: &Pins, plan: &Plan, sizes: &Sizes, diagnostics: bool) -> Result<Ebpf, LoadError> {
     let level: u8 = if diagnostics { Level::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
     // The verifier's log of an accepted program costs load time and tells nothing.
@@ -62,7 +79,7 @@ pub fn load(pins: &Pins, sizes: &Sizes, diagnostics: bool) -> Result<Ebpf, LoadE
     loader.override_global(aya_log::LEVEL, &level, false);
     sizes.set(&mut loader);
     for name in maps::NAMES {
-        loader.map_pin_path(name, pins.map(name));
+        loader.map_pin_path(name, plan.path(pins, name));
     }
     let mut ebpf = loader.load(OBJECT).map_err(LoadError::Object)?;
     for hook in Hook::ALL {
@@ -70,6 +87,24 @@ pub fn load(pins: &Pins, sizes: &Sizes, diagnostics: bool) -> Result<Ebpf, LoadE
         load_program(program).map_err(|source| LoadError::Program { name: hook.name(), source })?;
     }
     Ok(ebpf)
+}
+
+/// Pins the programs, so that the next agent knows what this one put onto hooks.
+pub(super) fn pin_programs(ebpf: &mut Ebpf, pins: &Pins, generation: u64) -> Result<(), LoadError> {
+    let directory = pins.program_set(generation);
+    let failed = |verb, path: &std::path::Path| {
+        let path = path.to_owned();
+        move |source| LoadError::Pin(PinError::Io { verb, path, source })
+    };
+    std::fs::create_dir(&directory).map_err(failed("create", &directory))?;
+    for hook in Hook::ALL {
+        let name = hook.name();
+        let path = directory.join(name);
+        let program = program(ebpf, hook)?;
+        let fd = program.fd().map_err(|source| LoadError::Program { name, source })?;
+        link::pin(fd.as_fd(), &path).map_err(failed("pin", &path))?;
+    }
+    Ok(())
 }
 
 /// The verifier gives up when a signal arrives and asks to be called again (EAGAIN).

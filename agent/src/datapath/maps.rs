@@ -1,16 +1,16 @@
-//! The maps as the agent sees them: names, expected shapes, typed handles.
+//! The maps as the agent sees them: names and typed handles.
 
 use agent_common::{
     config::Config,
-    counter::{DeniedCount, DeniedKey, TOTALS},
+    counter::TOTALS,
     endpoint::{Destination, Interface, Published, PublishedKey},
-    event::{AttemptEntry, AttemptKey, DeniedEvent},
+    event::DeniedEvent,
     flow::{FlowEntry, FlowKey, HeldKey},
     policy::{AddressKey, Rule, RuleKey, Subject, SubjectKey},
 };
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, MapType, RingBuf},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, RingBuf},
 };
 
 use super::pins::Pins;
@@ -34,70 +34,6 @@ pub const NAMES: [&str; 16] = [
     "ATTEMPTS",
     "EVENTS",
 ];
-
-/// What a pinned map has to look like.
-struct Shape {
-    kind: MapType,
-    key: usize,
-    value: usize,
-}
-
-fn shape(name: &str) -> Shape {
-    // LPM keys start with the prefix length.
-    let lpm = size_of::<u32>();
-    let (kind, key, value) = match name {
-        "CONFIG" => (MapType::Array, 4, size_of::<Config>()),
-        "INTERFACES" => (MapType::Hash, 4, size_of::<Interface>()),
-        "SLOTS" => (MapType::Array, 4, 4),
-        "DESTINATIONS" => (MapType::LpmTrie, lpm + 16, size_of::<Destination>()),
-        "PUBLISHED" => (MapType::LpmTrie, lpm + size_of::<PublishedKey>(), size_of::<Published>()),
-        "SUBJECTS" => (MapType::Hash, size_of::<SubjectKey>(), size_of::<Subject>()),
-        "RULES" => (MapType::LpmTrie, lpm + size_of::<RuleKey>(), size_of::<Rule>()),
-        "ADDRESSES" => (MapType::LpmTrie, lpm + size_of::<AddressKey>(), 4),
-        "FLOWS_OPENING" => (MapType::LruHash, size_of::<FlowKey>(), size_of::<FlowEntry>()),
-        "FLOWS" => (MapType::Hash, size_of::<FlowKey>(), size_of::<FlowEntry>()),
-        "FLOWS_HELD" | "FLOWS_GONE" => (MapType::Hash, size_of::<HeldKey>(), 8),
-        "DENIED" => (MapType::PerCpuHash, size_of::<DeniedKey>(), size_of::<DeniedCount>()),
-        "TOTALS" => (MapType::PerCpuArray, 4, 8),
-        "ATTEMPTS" => (MapType::LruHash, size_of::<AttemptKey>(), size_of::<AttemptEntry>()),
-        _ => (MapType::RingBuf, 0, 0),
-    };
-    Shape { kind, key, value }
-}
-
-/// A pinned map is not one of ours, or of another version.
-#[derive(Debug, thiserror::Error)]
-pub enum MapCheckError {
-    #[error("pinned map `{name}` has {what} {found}, not {expected}")]
-    Shape { name: &'static str, what: &'static str, found: String, expected: String },
-    #[error("failed to open pinned map `{name}`")]
-    Open { name: &'static str, source: MapError },
-}
-
-/// Compares what is pinned with what this version expects: aya takes any map of that name.
-pub fn check_pins(pins: &Pins) -> Result<(), MapCheckError> {
-    for name in NAMES {
-        let path = pins.map(name);
-        if !path.exists() {
-            continue;
-        }
-        let info = MapInfo::from_pin(&path).map_err(|source| MapCheckError::Open { name, source })?;
-        let shape = shape(name);
-        let kind = info.map_type().map_err(|source| MapCheckError::Open { name, source })?;
-        let error =
-            |what, found: String, expected: String| MapCheckError::Shape { name, what, found, expected };
-        if kind != shape.kind {
-            return Err(error("type", format!("{kind:?}"), format!("{:?}", shape.kind)));
-        }
-        if info.key_size() as usize != shape.key {
-            return Err(error("key size", info.key_size().to_string(), shape.key.to_string()));
-        }
-        if info.value_size() as usize != shape.value {
-            return Err(error("value size", info.value_size().to_string(), shape.value.to_string()));
-        }
-    }
-    Ok(())
-}
 
 /// The maps that the agent writes, and those that it cleans.
 #[expect(missing_debug_implementations, reason = "aya's maps have none")]
@@ -182,4 +118,10 @@ impl Maps {
 pub fn take_events(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>, TakeError> {
     const { assert!(size_of::<DeniedEvent>() == 96 && TOTALS == 13) };
     take(ebpf, "EVENTS")
+}
+
+/// A ring buffer of an earlier agent.
+pub fn open_events(path: &std::path::Path) -> Result<RingBuf<MapData>, TakeError> {
+    let failed = |source| TakeError { name: "EVENTS", source: Some(source) };
+    RingBuf::try_from(Map::RingBuf(MapData::from_pin(path).map_err(failed)?)).map_err(failed)
 }

@@ -80,7 +80,8 @@ impl Slots {
         self.used = self.by_port.values().copied().collect();
     }
 
-    fn slot(&mut self, port: u32) -> Option<u32> {
+    /// The number of a port, a new one if it has none.
+    pub(super) fn slot(&mut self, port: u32) -> Option<u32> {
         if let Some(&slot) = self.by_port.get(&port) {
             return Some(slot);
         }

@@ -15,7 +15,13 @@ const BPF_PROG_QUERY: libc::c_long = 16;
 const MOST: usize = 64;
 
 // linux/rtnetlink.h, linux/pkt_sched.h, linux/pkt_cls.h
+const RTM_DELQDISC: u16 = 37;
+const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
+const TC_CLSACT: u32 = 0xffff_fff1;
+const CLSACT_HANDLE: u32 = 0xffff_0000;
+const ETH_P_ALL: u16 = 3;
+const TCA_KIND: u16 = 1;
 const TC_INGRESS: u32 = 0xffff_fff2;
 const TC_EGRESS: u32 = 0xffff_fff3;
 const TCA_OPTIONS: u16 = 2;
@@ -99,18 +105,55 @@ pub(super) fn tcx(ifindex: u32, hook: TcAttachType) -> io::Result<Vec<Attached>>
 
 /// The filters of clsact that packets meet first of all, those of chain 0. Empty without the qdisc.
 pub(super) fn filters(ifindex: u32, hook: TcAttachType) -> io::Result<Vec<Filter>> {
-    let parent = match hook {
-        TcAttachType::Egress => TC_EGRESS,
-        _ => TC_INGRESS,
-    };
-    // `tcmsg`: family, interface, handle, parent, info.
-    let request = [0, ifindex, 0, parent, 0].map(u32::to_ne_bytes).concat();
-    let answers = netlink::request(None, RTM_GETTFILTER, Ask::All, &request)?;
+    let answers = ask_for_filters(ifindex, hook)?;
     Ok(answers.iter().filter_map(|answer| filter(answer)).collect())
 }
 
+/// Whether anything at all hangs on a hook of clsact, whatever it is.
+pub(super) fn has_filters(ifindex: u32, hook: TcAttachType) -> io::Result<bool> {
+    Ok(!ask_for_filters(ifindex, hook)?.is_empty())
+}
+
+fn ask_for_filters(ifindex: u32, hook: TcAttachType) -> io::Result<Vec<Vec<u8>>> {
+    netlink::request(None, RTM_GETTFILTER, Ask::All, &tcmsg(ifindex, 0, parent(hook), 0))
+}
+
+/// Takes a BPF filter off.
+pub(super) fn remove_filter(ifindex: u32, hook: TcAttachType, filter: &Filter) -> io::Result<()> {
+    let info = u32::from(filter.priority) << 16 | u32::from(ETH_P_ALL.to_be());
+    let request = [tcmsg(ifindex, filter.handle, parent(hook), info), kind(b"bpf\0")].concat();
+    netlink::request(None, RTM_DELTFILTER, Ask::One, &request).map(drop)
+}
+
+/// Removes the clsact qdisc of an interface, with all that hangs on it.
+pub(super) fn remove_clsact(ifindex: u32) -> io::Result<()> {
+    let request = [tcmsg(ifindex, CLSACT_HANDLE, TC_CLSACT, 0), kind(b"clsact\0")].concat();
+    netlink::request(None, RTM_DELQDISC, Ask::One, &request).map(drop)
+}
+
+const fn parent(hook: TcAttachType) -> u32 {
+    match hook {
+        TcAttachType::Egress => TC_EGRESS,
+        _ => TC_INGRESS,
+    }
+}
+
+/// `tcmsg`: family, interface, handle, parent, info.
+fn tcmsg(ifindex: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
+    [0, ifindex, handle, parent, info].map(u32::to_ne_bytes).concat()
+}
+
+/// The attribute that says of what kind something is.
+fn kind(name: &[u8]) -> Vec<u8> {
+    let length = 4 + name.len() as u16;
+    let mut attribute = [length.to_ne_bytes(), TCA_KIND.to_ne_bytes()].concat();
+    attribute.extend(name);
+    attribute.resize(attribute.len().next_multiple_of(4), 0);
+    attribute
+}
+
 /// A filter, from the kernel's words; `None` for what only leads up to one, or is of another chain.
-fn filter(payload: &[u8]) -> Option<Filter> {
+pub(super) fn filter(payload: &[u8]) -> Option<Filter> {
     let handle = number(payload.get(8..12)?)?;
     let info = number(payload.get(16..20)?)?;
     let (mut options, mut chain) = (None, 0);

@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -15,6 +15,7 @@ use aya::Ebpf;
 
 use super::{
     attach::{self, Attachments, Via},
+    filter,
     link::{self, LinkInfo},
     loader, maps,
     pins::{Lock, Pins},
@@ -34,8 +35,8 @@ const PEACE: Duration = Duration::from_secs(600);
 /// What has to be remembered from one look to the next.
 #[derive(Debug)]
 pub(super) struct Watchdog {
-    /// Pins of maps and what is to be pinned there.
-    maps: Vec<(&'static str, PathBuf, OwnedFd)>,
+    /// Pins of maps and programs and what is to be pinned there.
+    objects: Vec<(&'static str, PathBuf, OwnedFd)>,
     moves: BTreeMap<(u32, Hook), Moves>,
 }
 
@@ -62,14 +63,22 @@ impl Place {
 }
 
 impl Watchdog {
-    /// Opens the maps that have just been pinned.
-    pub(super) fn new(pins: &Pins) -> io::Result<Self> {
-        let open = |name| {
+    /// Opens the maps that have just been pinned, and takes the programs, which should be.
+    pub(super) fn new(pins: &Pins, ebpf: &mut Ebpf, generation: u64) -> io::Result<Self> {
+        let map = |name| {
             let path = pins.map(name);
             link::open(&path).map(|map| (name, path, map))
         };
-        let maps = maps::NAMES.into_iter().map(open).collect::<io::Result<_>>()?;
-        Ok(Self { maps, moves: BTreeMap::new() })
+        let mut program = |hook: Hook| -> io::Result<_> {
+            let program = loader::program(ebpf, hook).map_err(io::Error::other)?;
+            let fd = program.fd().map_err(io::Error::other)?.as_fd().try_clone_to_owned()?;
+            Ok((hook.name(), pins.program_set(generation).join(hook.name()), fd))
+        };
+        let mut objects = maps::NAMES.into_iter().map(map).collect::<io::Result<Vec<_>>>()?;
+        for hook in Hook::ALL {
+            objects.push(program(hook)?);
+        }
+        Ok(Self { objects, moves: BTreeMap::new() })
     }
 
     /// Looks at everything once.
@@ -82,14 +91,14 @@ impl Watchdog {
     ) -> Vec<Finding> {
         let held = attachments.held();
         self.moves.retain(|key, moves| held.contains(key) && moves.last.elapsed() < PEACE);
-        let mut findings = self.look_at_maps(pins, lock);
+        let mut findings = self.look_at_objects(pins, lock);
         for (ifindex, hook) in held {
             // An interface that is gone is no fault; the inventory will say that it is.
             let Some(name) = query::interface_name(ifindex) else { continue };
             let place = Place { interface: Interface { ifindex, name }, hook };
             let looked = match attachments.via() {
                 Via::Tcx => self.look_at_link(ebpf, attachments, pins, &place),
-                Via::Clsact => self.look_at_filter(ebpf, &place),
+                Via::Clsact => self.look_at_filter(ebpf, pins, &place),
             };
             match looked {
                 Ok(found) => findings.extend(found),
@@ -104,14 +113,14 @@ impl Watchdog {
         findings
     }
 
-    fn look_at_maps(&self, pins: &Pins, lock: &mut Lock) -> Vec<Finding> {
-        let missing: Vec<_> = self.maps.iter().filter(|(_, path, _)| !path.exists()).collect();
+    fn look_at_objects(&self, pins: &Pins, lock: &mut Lock) -> Vec<Finding> {
+        let missing: Vec<_> = self.objects.iter().filter(|(_, path, _)| !path.exists()).collect();
         if missing.is_empty() && pins.links().is_dir() {
             return Vec::new();
         }
         let restored = restore_directories(pins, lock);
         let finding = |(name, path, map): &(&'static str, PathBuf, OwnedFd)| {
-            let repair = restored.clone().and_then(|()| text(link::pin(map.as_fd(), path)));
+            let repair = restored.clone().and_then(|()| pin_in_its_directory(map.as_fd(), path));
             let repaired = repair.is_ok();
             let done = repair.err().unwrap_or_else(|| "pinned again".to_owned());
             let found = format!("`{}` is missing", path.display());
@@ -179,7 +188,12 @@ impl Watchdog {
         Ok(findings)
     }
 
-    fn look_at_filter(&mut self, ebpf: &mut Ebpf, place: &Place) -> Result<Vec<Finding>, String> {
+    fn look_at_filter(
+        &mut self,
+        ebpf: &mut Ebpf,
+        pins: &Pins,
+        place: &Place,
+    ) -> Result<Vec<Finding>, String> {
         let (ifindex, hook) = (place.interface.ifindex, place.hook);
         let kind = attach::attach_type(hook);
         let program = said(loader::program(ebpf, hook))?;
@@ -191,13 +205,13 @@ impl Watchdog {
             None => {}
             Some((Fault::Shadowed, found)) => {
                 let repair = self.allowed_to_move(ifindex, hook).and_then(|()| {
-                    said(attach::move_filter_to_front(program, &place.interface, hook))
+                    said(filter::move_to_front(program, pins, &place.interface, hook))
                         .map(|()| "moved to the front".to_owned())
                 });
                 findings.push(place.finding(Fault::Shadowed, found, repair));
             }
             Some((fault, found)) => {
-                let repair = said(attach::attach_clsact(program, &place.interface, hook))
+                let repair = said(filter::attach(program, pins, &place.interface, hook))
                     .map(|()| "attached again".to_owned());
                 findings.push(place.finding(fault, found, repair));
             }
@@ -240,7 +254,7 @@ fn judge_link(link: LinkInfo, program: u32, ifindex: u32, chain: &[Attached]) ->
 
 /// What is wrong with the filters of a hook, listed in the order in which they run.
 fn judge_filters(filters: &[Filter], program: u32) -> Option<(Fault, String)> {
-    let is_ours = |filter: &Filter| filter.priority == attach::PRIORITY && filter.handle == attach::HANDLE;
+    let is_ours = |filter: &Filter| filter.priority == filter::PRIORITY && filter.handle == filter::HANDLE;
     let Some(at) = filters.iter().position(is_ours) else {
         return Some((Fault::Gone, "the filter is gone".to_owned()));
     };
@@ -258,8 +272,12 @@ fn judge_filters(filters: &[Filter], program: u32) -> Option<(Fault, String)> {
 
 /// What is wrong with the pin of a link.
 fn pin_fault(path: &Path, link: BorrowedFd<'_>) -> Result<Option<String>, String> {
-    let Ok(pinned) = link::open(path) else {
-        return Ok(Some(format!("`{}` is missing", path.display())));
+    let pinned = match link::open(path) {
+        Ok(pinned) => pinned,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Some(format!("`{}` is missing", path.display())));
+        }
+        Err(error) => return Ok(Some(format!("`{}` cannot be opened: {error}", path.display()))),
     };
     let same = text(link::info(pinned.as_fd()))? == text(link::info(link))?;
     Ok((!same).then(|| format!("`{}` is another link", path.display())))
@@ -279,6 +297,15 @@ fn move_to_front(
     link::detach(link.as_fd())?;
     *link = new;
     link::update(link.as_fd(), program)
+}
+
+/// Pins where the directory may be missing too, as that of an agent's programs.
+fn pin_in_its_directory(object: BorrowedFd<'_>, path: &Path) -> Result<(), String> {
+    match path.parent().map(fs::create_dir) {
+        Some(Err(error)) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.to_string()),
+        _ => {}
+    }
+    text(link::pin(object, path))
 }
 
 /// Makes the pin directories again, and locks the new one if it is another than before.
@@ -303,7 +330,7 @@ fn said<T, E: std::error::Error + 'static>(result: Result<T, E>) -> Result<T, St
 mod tests {
     use super::*;
 
-    const OURS: LinkInfo = LinkInfo { id: 7, program: 70, ifindex: 3 };
+    const OURS: LinkInfo = LinkInfo { id: 7, program: 70, ifindex: 3, attach_type: 46 };
 
     fn fault(found: Option<(Fault, String)>) -> Option<Fault> {
         found.map(|(fault, _)| fault)
@@ -326,7 +353,7 @@ mod tests {
 
     #[test]
     fn filters() {
-        let ours = Filter { priority: attach::PRIORITY, handle: attach::HANDLE, program: 70 };
+        let ours = Filter { priority: filter::PRIORITY, handle: filter::HANDLE, program: 70 };
         let theirs = Filter { handle: 1, program: 80, ..ours };
         let judge = |filters: &[Filter]| fault(judge_filters(filters, 70));
         assert_eq!(judge(&[ours, theirs]), None);

@@ -3,13 +3,14 @@
 
 mod flows;
 mod host;
+mod mask;
 mod revision;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use agent_common::{
-    config::{Config, DEFAULT_MARK_MASK, MarkLayout, Timeouts},
-    endpoint::Interface,
+    config::{Config, MarkLayout},
+    endpoint::{Interface, InterfaceKind},
     verdict::Hook,
 };
 use aya::{
@@ -20,13 +21,15 @@ use aya::{
 use self::{host::adopted_host, revision::same_entries};
 use super::{
     attach::{self, AttachError, Attachments, Via},
-    counters::{CounterError, Counters, Filled, Filling},
-    kernel::{self, KernelError},
-    loader::{self, LoadError},
-    maps::{self, Maps, TakeError},
-    pins::{Lock, PinError, Pins},
+    counters::{Counters, Filled, Filling},
+    error::DatapathError,
+    heritage::{self, Heritage},
+    kernel, loader,
+    maps::{self, Maps},
+    migrate::{self, Migration},
+    options::Options,
+    pins::{Lock, Pins},
     plan::{self, HostState, LeftOut, Slots},
-    sizes::Sizes,
     streams::{Diagnostics, Events},
     watchdog::Watchdog,
 };
@@ -34,94 +37,8 @@ use crate::{
     interference::Finding,
     inventory::snapshot::Snapshot,
     policy::{entries::Entries, glob::Glob},
+    reconcile::Chain,
 };
-
-/// How the datapath is set up.
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub pin_dir: PathBuf,
-    /// The bits of `skb->mark` that belong to the agent.
-    pub mark_mask: u32,
-    pub timeouts: Timeouts,
-    pub sizes: Sizes,
-    /// Overrides the choice by kernel version.
-    pub via: Option<Via>,
-    /// Whether the programs log what they do.
-    pub diagnostics: bool,
-    /// Names of the interfaces whose packets to published ports are judged where they come in.
-    pub uplinks: Vec<Glob>,
-    /// For how long after the first start connections from before it are taken over.
-    pub adopt: Duration,
-}
-
-impl Options {
-    #[must_use]
-    pub fn new(pin_dir: PathBuf) -> Self {
-        Self {
-            pin_dir,
-            mark_mask: DEFAULT_MARK_MASK,
-            timeouts: Timeouts::DEFAULT,
-            sizes: Sizes::DEFAULT,
-            via: None,
-            diagnostics: false,
-            uplinks: vec![Glob::new("*")],
-            adopt: DEFAULT_ADOPT,
-        }
-    }
-}
-
-/// The kernel side did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum DatapathError {
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    #[error(transparent)]
-    Pins(#[from] PinError),
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    #[error(transparent)]
-    Take(#[from] TakeError),
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-    #[error(transparent)]
-    Counters(#[from] CounterError),
-    #[error("mark mask `{mask:#x}` is not at least 8 contiguous bits")]
-    Mark { mask: u32 },
-    #[error("failed to open what was just pinned")]
-    Reopen(#[source] std::io::Error),
-    #[error("failed to follow events")]
-    Events(#[source] std::io::Error),
-    #[error("failed to write map `{map}`")]
-    Write { map: &'static str, source: MapError },
-    #[error("{what} need {needed} entries in map `{map}`, which has room for {room}")]
-    Full { what: &'static str, map: &'static str, needed: usize, room: usize },
-}
-
-impl DatapathError {
-    /// What the user can do about it.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Kernel(error) => Some(error.hint().to_owned()),
-            Self::Pins(PinError::NotBpf { .. }) => {
-                Some("mount one: `mount -t bpf bpf /sys/fs/bpf`".to_owned())
-            }
-            Self::Pins(PinError::InUse { .. }) => Some(
-                "stop it first, or give this one its own `--pin-dir`, `--control` and `--state-dir`"
-                    .to_owned(),
-            ),
-            Self::Load(LoadError::Map(_)) => Some(
-                "another version or program left it there; `portcullis detach` removes what is pinned"
-                    .to_owned(),
-            ),
-            Self::Mark { .. } => Some("the default is `0xffff0000`".to_owned()),
-            _ => None,
-        }
-    }
-}
-
-/// Long enough for what keeps a connection open to say something on it.
-pub const DEFAULT_ADOPT: Duration = Duration::from_secs(15 * 60);
 
 /// Seconds in which a repeated denial is not a new attempt.
 const ATTEMPT_WINDOW: u32 = 30;
@@ -138,8 +55,15 @@ pub struct Datapath {
     uplinks: Vec<Glob>,
     adopt: Duration,
     host: HostState,
+    /// Ports that are not known any more, as they were: their flows may outlive them until the next clean-up.
+    departed: BTreeMap<u32, Interface>,
     filling: Arc<Filling>,
     entries: Option<Entries>,
+    migration: Migration,
+    /// The number of this agent among those whose programs are pinned.
+    generation: u64,
+    /// What was wrong with what earlier agents left, until it has been told.
+    findings: Vec<Finding>,
     watchdog: Watchdog,
     /// Nobody else writes to the pinned maps while this lives.
     lock: Lock,
@@ -160,7 +84,24 @@ impl Datapath {
         let pins = Pins::new(&options.pin_dir);
         pins.create()?;
         let lock = pins.lock()?;
-        let mut ebpf = loader::load(&pins, &options.sizes, options.diagnostics)?;
+        let Heritage { generation, programs, findings } = Heritage::take_stock(&pins)?;
+        let wanted = loader::shapes(&options.sizes)?;
+        let plan = migrate::Plan::new(&pins, generation, &wanted, options.conversions)?;
+        let loaded = loader::load_as(&pins, &plan, &options.sizes, options.diagnostics);
+        if loaded.is_err() {
+            // What an earlier agent left is as it was.
+            pins.remove_aside()?;
+        }
+        let mut ebpf = loaded?;
+        // Known before they are used. Where that fails the watchdog says so and tries again; but maps are exchanged only
+        // if the next agent can tell which of them the programs use.
+        match loader::pin_programs(&mut ebpf, &pins, generation) {
+            Err(error) if plan.changes_nothing() => {
+                tracing::warn!(error = %Chain(&error), "programs not pinned");
+            }
+            pinned => pinned?,
+        }
+        let migration = plan.begin(&pins)?;
         let maps = Maps::take(&mut ebpf, &pins)?;
         // Zeroes, which enforce, if no agent was here before.
         let left = maps.config.get(&0, 0).ok();
@@ -175,11 +116,20 @@ impl Datapath {
             attempt_window: ATTEMPT_WINDOW,
             adopt_until: left(|config| config.adopt_until),
         };
+        let left_mask = left(|config| config.mark_mask.into()) as u32;
+        if migration.is_carrying("CONFIG") && mask::is_another(left_mask, options.mark_mask) {
+            return Err(DatapathError::MarkInUse { old: left_mask, new: options.mark_mask });
+        }
         let host = adopted_host(&maps);
         let slots = Slots::new(layout, &host.slots);
-        let attachments = Attachments::new(via, pins.clone());
+        // Programs that know no policy deny everything; those of an earlier agent know the last one.
+        let hold = migrate::WRITTEN.into_iter().any(|name| migration.is_empty(name));
+        let attachments = Attachments::new(via, pins.clone(), programs, hold);
         let mut datapath = Self {
-            watchdog: Watchdog::new(&pins).map_err(DatapathError::Reopen)?,
+            watchdog: Watchdog::new(&pins, &mut ebpf, generation).map_err(DatapathError::Reopen)?,
+            migration,
+            generation,
+            findings,
             lock,
             ebpf,
             maps,
@@ -191,12 +141,34 @@ impl Datapath {
             uplinks: options.uplinks.clone(),
             adopt: options.adopt,
             host,
+            departed: BTreeMap::new(),
             filling: Arc::default(),
             entries: None,
         };
-        // Before any program runs: without settings every packet is dropped.
-        datapath.write_config()?;
+        datapath.begin(left_mask)?;
         Ok(datapath)
+    }
+
+    /// Puts the settings into force: without them every packet is dropped.
+    fn begin(&mut self, mask: u32) -> Result<(), DatapathError> {
+        let lost = |name| self.migration.is_empty(name);
+        if lost("CONFIG") {
+            // Flows of an earlier agent must not be taken for ones that the first policy of this one has allowed.
+            let flows = self.maps.flows.iter().chain(self.maps.flows_opening.iter());
+            let revisions = flows.filter_map(Result::ok).map(|(_, entry)| entry.revision);
+            self.config.revision = revisions.max().unwrap_or(0);
+        } else if lost("FLOWS") && self.config.revision != 0 && !self.adopt.is_zero() {
+            // What was open then is taken over as at the very first start.
+            self.config.adopt_until = revision::adopt_until(self.adopt);
+            tracing::warn!(
+                seconds = self.adopt.as_secs(),
+                "no flows are known: open connections are taken over anew"
+            );
+        }
+        if mask::is_another(mask, self.config.mark_mask) {
+            return self.change_mask(mask);
+        }
+        self.write_config()
     }
 
     #[must_use]
@@ -218,7 +190,9 @@ impl Datapath {
     /// Whether the endpoint behind a port is known to the kernel.
     #[must_use]
     pub fn is_ready(&self, ifindex: u32) -> bool {
-        self.host.interfaces.contains_key(&ifindex)
+        // What has just become a port may be known as an uplink still.
+        let is_port = |interface: &Interface| interface.kind == InterfaceKind::Port as u8;
+        self.host.interfaces.get(&ifindex).is_some_and(is_port)
     }
 
     /// Endpoints that could not be made ready.
@@ -232,6 +206,12 @@ impl Datapath {
         Events::new(maps::take_events(&mut self.ebpf)?).map_err(DatapathError::Events)
     }
 
+    /// Streams that programs of an earlier agent may still write to.
+    pub fn old_events(&self) -> Result<Vec<Events>, DatapathError> {
+        let open = |path: &PathBuf| Events::new(maps::open_events(path)?).map_err(DatapathError::Events);
+        self.migration.drained().iter().map(open).collect()
+    }
+
     /// What the programs log; once, and only with `Options::diagnostics`.
     pub fn take_diagnostics(&mut self) -> Option<Diagnostics> {
         loader::diagnostics(&mut self.ebpf).map(Diagnostics::new)
@@ -239,7 +219,7 @@ impl Datapath {
 
     /// A reader of the counters, independent of this value.
     pub fn counters(&self) -> Result<Counters, DatapathError> {
-        Ok(Counters::open(&self.pins, Arc::clone(&self.filling))?)
+        Ok(Counters::open(&self.pins, self.migration.counters(), Arc::clone(&self.filling))?)
     }
 
     /// Instructions that the verifier walked through, by program.
@@ -255,12 +235,14 @@ impl Datapath {
     pub fn attach(&mut self, snapshot: &Snapshot, complete: bool) -> Vec<AttachError> {
         let places = plan::places(snapshot, &self.uplinks);
         let mut errors = Vec::new();
+        // Before and after: what the programs that are about to go write in between is not lost.
+        self.migration.catch_up();
         for &(interface, hook) in &places {
             // What is not known to be a port or a bridge may still turn out to be one.
             if !complete && Hook::OF_UPLINK.contains(&hook) {
                 continue;
             }
-            if !self.attachments.is_attached(interface.ifindex, hook)
+            if !self.attachments.is_current(interface.ifindex, hook)
                 && let Err(error) = self.attachments.attach(&mut self.ebpf, interface, hook)
             {
                 if attach::interface_index(&interface.name) == Some(interface.ifindex) {
@@ -276,12 +258,60 @@ impl Datapath {
             self.attachments.retain(&wanted);
             errors.extend(self.attachments.sweep(&wanted).err());
         }
+        self.migration.catch_up();
+        if complete && errors.is_empty() && !self.attachments.is_deferring() {
+            self.retire();
+        }
         errors
+    }
+
+    /// Whether programs of an earlier agent stay on their hooks until this one's know the policy.
+    #[must_use]
+    pub fn is_deferring(&self) -> bool {
+        self.attachments.is_deferring()
+    }
+
+    /// Ends what earlier agents left: none of their programs is on a hook any more.
+    fn retire(&mut self) {
+        if let Err(error) = self.migration.finish(&self.pins) {
+            tracing::warn!(error = %Chain(&error), "counters of an earlier agent not settled, tried again later");
+            return;
+        }
+        for generation in self.pins.program_sets() {
+            if generation < self.generation
+                && let Err(error) = heritage::remove_set(&self.pins.program_set(generation))
+            {
+                tracing::warn!(error = %Chain(&error), "programs of an earlier agent stay pinned");
+            }
+        }
+        for layout in self.pins.other_layouts() {
+            layout.remove_rest();
+        }
+    }
+
+    /// Whether programs are still on an interface that is not what it was, and have to be taken off later.
+    #[must_use]
+    pub fn lingers(&self) -> bool {
+        self.attachments.lingers()
     }
 
     /// Looks whether somebody took programs or pins away, and puts them back.
     pub fn watch(&mut self) -> Vec<Finding> {
-        self.watchdog.look(&mut self.ebpf, &mut self.attachments, &self.pins, &mut self.lock)
+        let mut findings = std::mem::take(&mut self.findings);
+        findings.extend(self.attachments.take_findings());
+        findings.extend(self.watchdog.look(
+            &mut self.ebpf,
+            &mut self.attachments,
+            &self.pins,
+            &mut self.lock,
+        ));
+        findings
+    }
+
+    /// What lies in the pin directory and is nobody's that is known.
+    #[must_use]
+    pub fn strangers(&self) -> Vec<PathBuf> {
+        self.pins.strangers()
     }
 
     /// Brings maps to the state that a snapshot and its resolved policy call for.
@@ -289,10 +319,12 @@ impl Datapath {
     /// Returns whether the revision moved. On an error the entries in force stay in force.
     pub fn apply(&mut self, snapshot: &Snapshot, entries: &Entries) -> Result<bool, DatapathError> {
         let desired = plan::host_state(snapshot, entries, self.layout, &mut self.slots);
-        let moved = match &self.entries {
-            Some(current) => !same_entries(current, entries),
-            None => !self.holds(entries),
-        };
+        // What a port was allowed under another name is decided anew, as all else is by another revision.
+        let moved = self.changes_sides(&desired)
+            || match &self.entries {
+                Some(current) => !same_entries(current, entries),
+                None => !self.holds(entries),
+            };
         self.check_room(&desired, moved.then_some(entries))?;
         // What changes sides is unknown, and so denied, from before the policy moves until after it has.
         let unsettled: Vec<u32> = self
@@ -317,6 +349,7 @@ impl Datapath {
         let written = self.write_host(desired);
         self.settle(&known)?;
         written?;
+        self.departed.retain(|ifindex, _| !self.host.interfaces.contains_key(ifindex));
         for (map, count) in [
             (Filled::Interfaces, self.host.interfaces.len()),
             (Filled::Destinations, self.host.destinations.len()),
@@ -327,23 +360,31 @@ impl Datapath {
         ] {
             self.filling.set(map, count);
         }
+        self.attachments.hold = false;
         Ok(moved)
     }
 
-    /// Whether everything has room, before anything is written. `entries`: those that will be, beside the old ones.
+    /// Whether a port that may have flows was somebody else's before.
+    fn changes_sides(&self, desired: &HostState) -> bool {
+        self.host.interfaces.iter().chain(&self.departed).any(|(ifindex, before)| {
+            before.kind == InterfaceKind::Port as u8
+                && desired.interfaces.get(ifindex).is_some_and(|now| !same_party(before, now))
+        })
+    }
+
+    /// Whether everything has room, before anything is written. `entries`: those that will be, if others than now.
     fn check_room(&self, desired: &HostState, entries: Option<&Entries>) -> Result<(), DatapathError> {
         let room = &self.maps.capacities;
-        // Two revisions lie side by side during a swap.
-        let both = |count: fn(&Entries) -> usize| {
-            entries.map_or(0, |entries| count(entries) + self.entries.as_ref().map_or(0, count))
-        };
+        // Two revisions lie side by side during a swap. None may take more than its half: one that fits only as long
+        // as it is alone could never be replaced by another, a stricter one included.
+        let new = |count: fn(&Entries) -> usize| entries.map_or(0, count);
         let needs = [
             ("interfaces", "INTERFACES", desired.interfaces.len(), room.interfaces),
             ("addresses", "DESTINATIONS", desired.destinations.len(), room.destinations),
             ("published ports", "PUBLISHED", desired.published.len(), room.published),
-            ("services", "SUBJECTS", both(|entries| entries.subjects.len()), room.subjects),
-            ("rules", "RULES", both(|entries| entries.rules.len()), room.rules),
-            ("CIDRs", "ADDRESSES", both(|entries| entries.addresses.len()), room.addresses),
+            ("services", "SUBJECTS", new(|entries| entries.subjects.len()), room.subjects / 2),
+            ("rules", "RULES", new(|entries| entries.rules.len()), room.rules / 2),
+            ("CIDRs", "ADDRESSES", new(|entries| entries.addresses.len()), room.addresses / 2),
         ];
         for (what, map, needed, room) in needs {
             if needed > room {
@@ -356,7 +397,7 @@ impl Datapath {
     fn forget_interfaces(&mut self, gone: &[u32]) -> Result<(), DatapathError> {
         for ifindex in gone {
             remove(&mut self.maps.interfaces, ifindex).map_err(write_error("INTERFACES"))?;
-            self.host.interfaces.remove(ifindex);
+            self.departed.extend(self.host.interfaces.remove_entry(ifindex));
         }
         Ok(())
     }

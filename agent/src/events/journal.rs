@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{record::Record, sink::Sink};
+use super::{format::Formatter, record::Record, sink::Sink};
 
 /// Where journald listens.
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
@@ -19,12 +19,13 @@ pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
 pub(super) struct Journal {
     path: PathBuf,
     socket: Option<UnixDatagram>,
+    formatter: Formatter,
 }
 
 impl Journal {
-    pub(super) fn open(path: PathBuf) -> io::Result<Self> {
+    pub(super) fn open(path: PathBuf, formatter: Formatter) -> io::Result<Self> {
         let socket = Some(connect(&path)?);
-        Ok(Self { path, socket })
+        Ok(Self { path, socket, formatter })
     }
 }
 
@@ -39,9 +40,19 @@ impl Sink for Journal {
             Some(socket) => socket,
             None => connect(&self.path)?,
         };
-        socket.send(&datagram(record)?)?;
+        socket.send(&datagram(record, &self.message(record)?)?)?;
         self.socket = Some(socket);
         Ok(())
+    }
+}
+
+impl Journal {
+    /// A line for people; in a format of others, what their collectors want to find there.
+    fn message(&self, record: &Record) -> io::Result<String> {
+        if self.formatter.is_own() {
+            return Ok(record.line());
+        }
+        String::from_utf8(self.formatter.json(record)?).map_err(io::Error::other)
     }
 }
 
@@ -51,8 +62,8 @@ fn connect(path: &Path) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// The fields of one record: its line for people, and every field of its JSON under `PORTCULLIS_`.
-fn datagram(record: &Record) -> io::Result<Vec<u8>> {
+/// The fields of one record: its message, and every field of its JSON under `PORTCULLIS_`.
+fn datagram(record: &Record, message: &str) -> io::Result<Vec<u8>> {
     // syslog: 3 is an error, 4 a warning, 6 informational.
     let priority = match record.severity.as_str() {
         "critical" => "3",
@@ -60,7 +71,7 @@ fn datagram(record: &Record) -> io::Result<Vec<u8>> {
         _ => "4",
     };
     let mut bytes = Vec::with_capacity(1024);
-    field(&mut bytes, "MESSAGE", &record.line());
+    field(&mut bytes, "MESSAGE", message);
     field(&mut bytes, "PRIORITY", priority);
     field(&mut bytes, "SYSLOG_IDENTIFIER", "portcullis");
     flatten(&mut bytes, "PORTCULLIS", &serde_json::to_value(record)?);

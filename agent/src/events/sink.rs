@@ -1,15 +1,19 @@
-//! Where records go: standard output, a file, or the journal. A sink may block and may fail; the queue in front of
-//! it copes with both.
+//! Where records go: standard output, a file, the journal or a syslog server. A sink may block and may fail; the queue
+//! in front of it copes with both.
 
 use std::{
-    fs::{File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::PathBuf,
     str::FromStr,
 };
 
-use super::{journal::Journal, record::Record};
+use super::{
+    file::{FileSink, Rotation},
+    format::Formatter,
+    journal::{self, Journal},
+    record::Record,
+    syslog::{Syslog, Transport},
+};
 
 /// Writes records, one at a time.
 pub trait Sink: Send {
@@ -26,21 +30,37 @@ pub enum Target {
     Stdout,
     /// `journald`
     Journald,
+    /// `syslog+udp://HOST:PORT` or `syslog+tcp://HOST:PORT`
+    Syslog(Transport, String),
     /// Anything else.
     File(PathBuf),
 }
 
-/// An empty `--events`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("empty target, expected `-`, `journald` or a file")]
-pub struct EmptyTarget;
+/// `--events` names nothing that can be written to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    #[error(
+        "empty target, expected `-`, `journald`, `syslog+udp://HOST:PORT`, `syslog+tcp://HOST:PORT` or a file"
+    )]
+    Empty,
+    #[error("`{0}` is none of `syslog+udp` and `syslog+tcp`")]
+    Scheme(String),
+}
 
 impl FromStr for Target {
-    type Err = EmptyTarget;
+    type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some((scheme, server)) = text.split_once("://") {
+            let server = server.trim_end_matches('/').to_owned();
+            return match scheme {
+                "syslog+udp" => Ok(Self::Syslog(Transport::Udp, server)),
+                "syslog+tcp" => Ok(Self::Syslog(Transport::Tcp, server)),
+                other => Err(TargetError::Scheme(other.to_owned())),
+            };
+        }
         match text {
-            "" => Err(EmptyTarget),
+            "" => Err(TargetError::Empty),
             "-" => Ok(Self::Stdout),
             "journald" => Ok(Self::Journald),
             path => Ok(Self::File(PathBuf::from(path))),
@@ -51,19 +71,21 @@ impl FromStr for Target {
 impl Target {
     /// Opens the sink. A file or a journal that cannot be reached now is an error, so that a typing mistake shows
     /// at once; one that goes away later is tried again with every record.
-    pub fn open(&self) -> io::Result<Box<dyn Sink>> {
+    pub fn open(&self, formatter: Formatter, rotation: Rotation) -> io::Result<Box<dyn Sink>> {
         Ok(match self {
-            Self::Stdout => Box::new(LineSink { name: "stdout", writer: io::stdout() }),
-            Self::Journald => Box::new(Journal::open(PathBuf::from(super::journal::SOCKET))?),
-            Self::File(path) => Box::new(FileSink::open(path.clone())?),
+            Self::Stdout => Box::new(LineSink { name: "stdout", writer: io::stdout(), formatter }),
+            Self::Journald => Box::new(Journal::open(PathBuf::from(journal::SOCKET), formatter)?),
+            Self::Syslog(transport, server) => Box::new(Syslog::open(*transport, server.clone(), formatter)?),
+            Self::File(path) => Box::new(FileSink::open(path.clone(), formatter, rotation)?),
         })
     }
 }
 
-/// JSON lines to a stream.
+/// Lines to a stream.
 struct LineSink<W> {
     name: &'static str,
     writer: W,
+    formatter: Formatter,
 }
 
 impl<W: Write + Send> Sink for LineSink<W> {
@@ -72,68 +94,11 @@ impl<W: Write + Send> Sink for LineSink<W> {
     }
 
     fn write(&mut self, record: &Record) -> io::Result<()> {
-        self.writer.write_all(&json_line(record)?)?;
+        let mut line = self.formatter.json(record)?;
+        line.push(b'\n');
+        self.writer.write_all(&line)?;
         self.writer.flush()
     }
-}
-
-/// JSON lines appended to a file, which is opened again when it was rotated away or could not be written.
-#[derive(Debug)]
-struct FileSink {
-    path: PathBuf,
-    name: String,
-    file: Option<File>,
-    /// The last write failed and may have left half a line.
-    torn: bool,
-}
-
-impl FileSink {
-    fn open(path: PathBuf) -> io::Result<Self> {
-        let name = path.display().to_string();
-        let mut sink = Self { path, name, file: None, torn: false };
-        sink.file = Some(sink.append()?);
-        Ok(sink)
-    }
-
-    fn append(&self) -> io::Result<File> {
-        OpenOptions::new().append(true).create(true).mode(0o640).open(&self.path)
-    }
-
-    /// Whether the path still leads to the open file.
-    fn is_current(&self, file: &File) -> bool {
-        match (file.metadata(), self.path.metadata()) {
-            (Ok(open), Ok(named)) => open.dev() == named.dev() && open.ino() == named.ino(),
-            _ => false,
-        }
-    }
-}
-
-impl Sink for FileSink {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn write(&mut self, record: &Record) -> io::Result<()> {
-        let mut file = match self.file.take() {
-            Some(file) if self.is_current(&file) => file,
-            _ => self.append()?,
-        };
-        let mut line = json_line(record)?;
-        if self.torn {
-            line.insert(0, b'\n');
-        }
-        let written = file.write_all(&line);
-        self.torn = written.is_err();
-        written?;
-        self.file = Some(file);
-        Ok(())
-    }
-}
-
-fn json_line(record: &Record) -> io::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(record)?;
-    line.push(b'\n');
-    Ok(line)
 }
 
 #[cfg(test)]

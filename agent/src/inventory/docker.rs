@@ -29,8 +29,13 @@ use super::{
     snapshot::{Protocol, Published},
 };
 
+#[cfg(fuzzing)]
+mod inputs;
 mod url;
 pub(super) mod watch;
+
+#[cfg(fuzzing)]
+pub(crate) use inputs::read_anything;
 
 /// No request may take longer; one that does has failed. An inspection waits while the engine starts or stops
 /// that container.

@@ -79,7 +79,11 @@ pub fn merge(known: Known<'_>, links: &Links) -> Snapshot {
         .links
         .values()
         .filter(|link| is_uplink(link, links, &watched))
-        .map(|link| Uplink { interface: interface(link), ethernet: link.ethernet })
+        .map(|link| Uplink {
+            interface: interface(link),
+            ethernet: link.ethernet,
+            port: link.master.is_some(),
+        })
         .collect();
     let host_addresses: BTreeSet<_> = links
         .addresses

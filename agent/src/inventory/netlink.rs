@@ -264,3 +264,24 @@ impl NetlinkDeserializable for Message {
         Ok(wire::read(header.message_type, payload).unwrap_or(Self::Other(header.message_type)))
     }
 }
+
+/// The notifications that are in a buffer as the kernel fills it.
+#[cfg(fuzzing)]
+pub(crate) fn read_anything(mut bytes: &[u8]) -> Vec<Change> {
+    let mut changes = Vec::new();
+    while let Ok(message) = NetlinkMessage::<Message>::deserialize(bytes) {
+        let length = usize::try_from(message.header.length).unwrap_or(usize::MAX);
+        changes.extend(change(message.payload));
+        match bytes.get(length.max(1)..) {
+            Some(rest) => bytes = rest,
+            None => break,
+        }
+    }
+    changes
+}
+
+/// What one message says.
+#[cfg(fuzzing)]
+pub(crate) fn read_one(kind: u16, payload: &[u8]) -> Option<Change> {
+    wire::read(kind, payload).and_then(|message| change(message.into()))
+}

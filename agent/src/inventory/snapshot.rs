@@ -82,6 +82,8 @@ pub struct Uplink {
     pub interface: Interface,
     /// Whether its packets have an Ethernet header; those of tunnels start with the IP header.
     pub ethernet: bool,
+    /// Whether it is a port of a bridge (or bond, VRF) that is not watched.
+    pub port: bool,
 }
 
 /// A watched bridge.

@@ -48,6 +48,8 @@ impl PolicyError {
 
 /// The reason of a reload that somebody asked for.
 pub const BY_SIGNAL: &str = "signal";
+/// The reason of one that nobody asked for: what was taken back may work by now.
+pub(super) const AGAIN: &str = "another try";
 
 /// What the policy files say.
 #[derive(Debug)]
@@ -83,15 +85,21 @@ impl Policies {
             Ok(Reading { texts, set, warnings }) => {
                 let changed = texts != self.texts;
                 let recovered = !self.state.successful;
-                self.state = ReloadState { successful: true, last_success: unix_seconds(), last_error: None };
+                // Tried again, it is no success before it is in force.
+                if reason != AGAIN || !changed {
+                    self.state =
+                        ReloadState { successful: true, last_success: unix_seconds(), last_error: None };
+                }
                 if !changed {
                     if recovered || reason == BY_SIGNAL {
                         tracing::info!(reason, "policy read again, unchanged");
                     }
                     return recovered;
                 }
-                tracing::info!(reason, "policy read again, changed");
-                log_warnings(&warnings);
+                if reason != AGAIN {
+                    tracing::info!(reason, "policy read again, changed");
+                    log_warnings(&warnings);
+                }
                 let old = (std::mem::replace(&mut self.texts, texts), std::mem::replace(&mut self.set, set));
                 self.previous.get_or_insert(old);
                 true
@@ -110,7 +118,10 @@ impl Policies {
 
     /// The policy is in force.
     pub(super) fn applied(&mut self) {
-        self.previous = None;
+        // What was tried again has worked, if it is not the one before that was taken back to.
+        if self.previous.take().is_some() && !self.state.successful {
+            self.state = ReloadState { successful: true, last_success: unix_seconds(), last_error: None };
+        }
     }
 
     /// The policy does not fit this host or its kernel: back to the last one that did, if there is one.

@@ -22,6 +22,7 @@ impl Reconciler {
             state.names = Arc::new(names);
         }
         state.revision = self.datapath.revision();
+        state.strangers.clone_from(&self.strangers);
         state.reload = self.policies.state().clone();
         if let Some(update) = &self.update {
             state.inventory = InventoryState {

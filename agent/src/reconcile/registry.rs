@@ -101,6 +101,15 @@ impl Registry {
 
     /// Resolves policies on a host. New numbers are on disk before anything uses them.
     pub(super) fn resolve(&mut self, set: &PolicySet, snapshot: &Snapshot) -> Result<Entries, RegistryError> {
+        let resolved = self.resolve_and_save(set, snapshot);
+        if resolved.is_err() {
+            // What could not be kept was never given out: the policy before needs no new numbers.
+            self.numbers = self.saved.clone();
+        }
+        resolved
+    }
+
+    fn resolve_and_save(&mut self, set: &PolicySet, snapshot: &Snapshot) -> Result<Entries, RegistryError> {
         let entries = resolve::resolve(set, snapshot, &mut self.numbers)?;
         if self.numbers != self.saved {
             self.save()?;

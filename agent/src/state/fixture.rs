@@ -140,7 +140,7 @@ fn snapshot() -> Snapshot {
         ports: [(7, "veth3f1c"), (9, "veth77aa"), (11, "veth0e0e")]
             .map(|(ifindex, name)| Port { interface: interface(ifindex, name), bridge: 5 })
             .to_vec(),
-        uplinks: vec![Uplink { interface: interface(2, "eth0"), ethernet: true }],
+        uplinks: vec![Uplink { interface: interface(2, "eth0"), ethernet: true, port: false }],
         host_addresses: vec![IpAddr::from([172, 18, 0, 1])],
         unenforceable: vec![Unenforceable {
             container: "node-exporter".to_owned(),
@@ -184,6 +184,7 @@ pub(crate) fn state() -> AgentState {
         },
         reload: ReloadState { successful: true, last_success: STARTED_AT, last_error: None },
         interference: Interference::default(),
+        strangers: Vec::new(),
         ready: true,
         started_at: STARTED_AT,
     }

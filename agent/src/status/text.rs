@@ -6,6 +6,8 @@ use super::{EndpointStatus, Status};
 use crate::state::EndpointState;
 
 const WIDTH: u16 = 100;
+/// How many foreign pins are listed.
+const STRANGERS: usize = 5;
 
 /// The whole text, without colour.
 #[must_use]
@@ -54,6 +56,12 @@ fn attention(status: &Status) -> String {
         lines.push(format!("the last reload failed, the state before it is in force: {error}"));
     }
     lines.extend(interference(status));
+    for path in status.strangers.iter().take(STRANGERS) {
+        lines.push(format!("`{}` in the pin directory is not ours", path.display()));
+    }
+    if status.strangers.len() > STRANGERS {
+        lines.push(format!("and {} more there", status.strangers.len() - STRANGERS));
+    }
     for port in status.ports.iter().filter(|port| !port.attached) {
         lines.push(format!(
             "port {} of {} has no program attached: it is not enforced",

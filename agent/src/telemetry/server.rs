@@ -6,12 +6,16 @@ use axum::{
     Router,
     extract::State,
     http::{StatusCode, header},
+    middleware::from_fn_with_state,
     response::{Html, IntoResponse, Response},
     routing::get,
 };
 use tokio::{net::TcpListener, sync::watch, task::spawn_blocking};
 
-use super::Telemetry;
+use super::{
+    Telemetry,
+    web::{self, WebConfig},
+};
 use crate::state::AgentState;
 
 /// Where the agent listens unless told otherwise.
@@ -57,14 +61,22 @@ struct Shared {
     state: watch::Receiver<Arc<AgentState>>,
 }
 
-/// `/metrics`, `/healthz`, `/readyz` and `/`.
-pub fn router(telemetry: Arc<Telemetry>, state: watch::Receiver<Arc<AgentState>>) -> Router {
-    Router::new()
+/// `/metrics`, `/healthz`, `/readyz` and `/`, for those whom the web configuration lets in.
+pub fn router(
+    telemetry: Arc<Telemetry>,
+    state: watch::Receiver<Arc<AgentState>>,
+    web: Option<Arc<WebConfig>>,
+) -> Router {
+    let router = Router::new()
         .route("/", get(async || Html(LANDING_PAGE)))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(Shared { telemetry, state })
+        .with_state(Shared { telemetry, state });
+    match web {
+        Some(web) => router.layer(from_fn_with_state(web, web::guard)),
+        None => router,
+    }
 }
 
 async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {

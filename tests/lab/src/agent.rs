@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::interrupt::wait_for;
 use crate::netns::{Netns, within};
 use crate::observed::{self, Event, Sample};
+use crate::patience::patient;
 use crate::process::{output, run, shown, stop_child};
 use crate::scratch::Scratch;
 use crate::tools::repository;
@@ -228,7 +229,7 @@ impl Drop for Agent {
 pub fn get(netns: &Path, page: &str) -> Result<(u16, String)> {
     let request = format!("GET {page} HTTP/1.0\r\nHost: localhost\r\nAccept: text/plain\r\n\r\n");
     let text = within(netns, move || -> Result<String> {
-        let limit = Duration::from_secs(5);
+        let limit = patient(Duration::from_secs(5));
         let mut stream = TcpStream::connect_timeout(&SocketAddr::from(LISTEN), limit)?;
         stream.set_read_timeout(Some(limit))?;
         stream.write_all(request.as_bytes())?;

@@ -49,6 +49,18 @@ pub fn up(
     Ok(())
 }
 
+/// Brings a project up with so many replicas of each of these services.
+pub fn scale(host: &DockerHost, file: &Path, project: &str, replicas: &[(&str, usize)]) -> Result<()> {
+    interrupt::check()?;
+    let mut command = command(host, file, project);
+    command.args(["up", "--detach"]);
+    for (service, count) in replicas {
+        command.arg("--scale").arg(format!("{service}={count}"));
+    }
+    run(&mut command).with_context(|| format!("failed to scale `{project}`"))?;
+    Ok(())
+}
+
 fn command(host: &DockerHost, file: &Path, project: &str) -> Command {
     let tools = host.tools();
     let mut command = match &tools.compose {

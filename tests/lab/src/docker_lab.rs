@@ -34,10 +34,23 @@ pub struct DockerLab {
 }
 
 impl DockerLab {
-    /// Starts all of it and waits until every stand-in answers. `step` hears what is being done.
+    /// Starts all of it, opens every path that Docker's own filters would close, and waits until every stand-in
+    /// answers. `step` hears what is being done.
     pub fn start(step: &dyn Fn(&str)) -> Result<Self> {
         step("starting a Docker Engine in a network namespace of its own");
-        let host = DockerHost::start(Tools::locate()?)?;
+        let lab = Self::fill(DockerHost::start(Tools::locate()?)?, step)?;
+        lab.host.open_paths()?;
+        Ok(lab)
+    }
+
+    /// The same with further arguments for the engine, and with Docker's own filters as they are.
+    pub fn start_closed(engine: &[&str], step: &dyn Fn(&str)) -> Result<Self> {
+        step("starting a Docker Engine in a network namespace of its own");
+        Self::fill(DockerHost::start_closed(Tools::locate()?, engine)?, step)
+    }
+
+    fn fill(host: DockerHost, step: &dyn Fn(&str)) -> Result<Self> {
+        step(&format!("it is Docker Engine {}", host.description()?));
         let outside = Outside::attach(host.netns())?;
         for (project, scenario, number, port) in PROJECTS {
             step(&format!("bringing up `{project}`"));
@@ -69,7 +82,6 @@ impl DockerLab {
                 "9999",
             ]))?;
         }
-        host.open_paths()?;
         let containers = compose::containers(&host)?;
         let beyond = Beyond::start(host.netns(), outside.netns(), host.scratch())?;
         let lab = Self { outside, beyond, host, containers };

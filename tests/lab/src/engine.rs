@@ -22,12 +22,17 @@ pub const HOST_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// The host's IPv6 address towards the outside.
 pub const HOST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xff, 0, 0, 0, 0, 1);
 
+/// From this version on an engine loads `br_netfilter` only if it runs without its proxy or with `icc=false`.
+const WITHOUT_BRIDGE_FILTER: (u32, u32) = (28, 0);
+
 /// A running engine and the namespace that is its whole network.
 #[derive(Debug)]
 pub struct DockerHost {
     child: Child,
     directory: PathBuf,
     tools: Tools,
+    version: (u32, u32),
+    arguments: Vec<String>,
     kept: bool,
     // Dropped last: the engine is stopped before its namespace and directory go.
     netns: Netns,
@@ -42,46 +47,47 @@ impl DockerHost {
 
     /// The same with further arguments for the engine.
     pub fn start_with(tools: Tools, arguments: &[&str]) -> Result<Self> {
-        let scratch = Scratch::create()?;
         let netns = Netns::create()?;
-        // Frames of hand-made bridges beside Docker's must not meet its FORWARD chain, and addresses must be usable
-        // at once: duplicate detection would hold every IPv6 address back for a second.
-        netns.sysctl(
-            "net/ipv6/conf/default/accept_dad=0 net/ipv6/conf/all/forwarding=1 net/ipv4/ip_forward=1",
-        )?;
+        // An engine that finds forwarding on leaves the FORWARD chain's policy as it is.
+        netns.sysctl("net/ipv6/conf/all/forwarding=1 net/ipv4/ip_forward=1")?;
+        Self::start_in(netns, tools, arguments)
+    }
+
+    /// The same on a host that does not forward by itself, as most: the engine turns forwarding on, and closes what it
+    /// would open.
+    pub fn start_closed(tools: Tools, arguments: &[&str]) -> Result<Self> {
+        Self::start_in(Netns::create()?, tools, arguments)
+    }
+
+    fn start_in(netns: Netns, tools: Tools, arguments: &[&str]) -> Result<Self> {
+        let scratch = Scratch::create()?;
+        // Addresses must be usable at once: duplicate detection would hold every IPv6 address back for a second.
+        netns.sysctl("net/ipv6/conf/default/accept_dad=0")?;
         let directory = scratch.path().join("docker");
         fs::create_dir_all(&directory)?;
         // The machine's own settings, such as its data root, are none of ours.
         fs::write(directory.join("daemon.json"), "{}\n")?;
-        let log = File::create(scratch.path().join("dockerd.log"))?;
-        let mut command = netns.command(&tools.dockerd);
-        command
-            .arg("--data-root")
-            .arg(directory.join("data"))
-            .arg("--exec-root")
-            .arg(directory.join("exec"))
-            .arg("--pidfile")
-            .arg(directory.join("pid"))
-            .arg("--host")
-            .arg(format!("unix://{}", socket(&directory).display()))
-            .arg("--config-file")
-            .arg(directory.join("daemon.json"))
-            .args(["--bip", "198.18.255.1/24"])
-            .args(["--default-address-pool", "base=198.18.128.0/18,size=24"])
-            .args(arguments)
-            .env("PATH", &tools.path)
-            .env_remove("DOCKER_HOST")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            // A Ctrl-C at the terminal is for us: we then stop the engine in good order.
-            .process_group(0);
-        let child = command.spawn().context("failed to start dockerd")?;
-        let mut host = Self { child, directory, tools, kept: false, netns, scratch };
-        host.scratch.note_process(host.child.id())?;
+        let version = tools.version()?;
+        if version >= WITHOUT_BRIDGE_FILTER {
+            leave_bridges_alone(&netns)?;
+        }
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let child = spawn(&netns, &scratch, &directory, &tools, &arguments)?;
+        let mut host = Self { child, directory, tools, version, arguments, kept: false, netns, scratch };
         host.wait_until_ready()?;
         host.import_image()?;
         Ok(host)
+    }
+
+    /// Ends the engine as its service manager would. Its containers go on if it was started with `--live-restore`.
+    pub fn stop(&mut self) {
+        stop_child(&mut self.child, Duration::from_secs(30));
+    }
+
+    /// Starts it again after [`Self::stop`].
+    pub fn resume(&mut self) -> Result<()> {
+        self.child = spawn(&self.netns, &self.scratch, &self.directory, &self.tools, &self.arguments)?;
+        self.wait_until_ready()
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
@@ -121,6 +127,18 @@ impl DockerHost {
             .env_remove("DOCKER_CONTEXT")
             .env("PATH", &self.tools.path);
         command
+    }
+
+    /// What the engine says of itself: its version and that of its API.
+    pub fn description(&self) -> Result<String> {
+        const FORMAT: &str = "{{.Server.Version}} (API {{.Server.APIVersion}})";
+        Ok(run(self.docker().args(["version", "--format", FORMAT]))?.trim().to_owned())
+    }
+
+    /// Its version, such as 20.10.
+    #[must_use]
+    pub fn version(&self) -> (u32, u32) {
+        self.version
     }
 
     /// Where clients find it.
@@ -196,6 +214,49 @@ impl Drop for DockerHost {
         stop_child(&mut self.child, Duration::from_secs(20));
         sweep::remove_directory(self.scratch.path());
     }
+}
+
+fn spawn(
+    netns: &Netns,
+    scratch: &Scratch,
+    directory: &Path,
+    tools: &Tools,
+    arguments: &[String],
+) -> Result<Child> {
+    let log = File::options().create(true).append(true).open(scratch.path().join("dockerd.log"))?;
+    let mut command = netns.command(&tools.dockerd);
+    command
+        .arg("--data-root")
+        .arg(directory.join("data"))
+        .arg("--exec-root")
+        .arg(directory.join("exec"))
+        .arg("--pidfile")
+        .arg(directory.join("pid"))
+        .arg("--host")
+        .arg(format!("unix://{}", socket(directory).display()))
+        .arg("--config-file")
+        .arg(directory.join("daemon.json"))
+        .args(["--bip", "198.18.255.1/24"])
+        .args(["--default-address-pool", "base=198.18.128.0/18,size=24"])
+        .args(arguments)
+        .env("PATH", &tools.path)
+        .env_remove("DOCKER_HOST")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        // A Ctrl-C at the terminal is for us: we then stop the engine in good order.
+        .process_group(0);
+    let child = command.spawn().context("failed to start dockerd")?;
+    scratch.note_process(child.id())?;
+    Ok(child)
+}
+
+/// As it is on a host where nobody has loaded `br_netfilter`. The engine turns it on where it needs it.
+fn leave_bridges_alone(netns: &Netns) -> Result<()> {
+    if !Path::new("/proc/sys/net/bridge").exists() {
+        return Ok(());
+    }
+    netns.sysctl("net/bridge/bridge-nf-call-iptables=0 net/bridge/bridge-nf-call-ip6tables=0")
 }
 
 fn socket(directory: &Path) -> PathBuf {

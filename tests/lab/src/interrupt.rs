@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::patience::patient;
+
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn note(_signal: libc::c_int) {
@@ -32,9 +34,9 @@ pub fn arrived() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
 }
 
-/// Polls `ready` until it gives a value; fails after `limit` or when interrupted.
+/// Polls `ready` until it gives a value; fails after `limit`, as long as it is on this machine, or when interrupted.
 pub fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), patient(limit));
     loop {
         check()?;
         if let Some(value) = ready()? {

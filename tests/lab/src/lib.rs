@@ -13,6 +13,7 @@ pub mod matrix;
 pub mod netns;
 pub mod observed;
 pub mod outside;
+pub mod patience;
 pub mod plain_lab;
 pub mod probe;
 pub mod process;

@@ -122,8 +122,14 @@ fn datagrams(place: &Path, calls: Vec<Call>) -> Result<Vec<Answer>> {
 fn ask(call: &Call) -> Option<UdpSocket> {
     let any: IpAddr = if call.to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
     let socket = UdpSocket::bind((call.source.unwrap_or(any), 0)).ok()?;
-    socket.connect(call.to).ok()?;
     socket.set_nonblocking(true).ok()?;
-    socket.send(b"name").ok()?;
+    // Who calls under another network's address may be answered by the host's: where no `br_netfilter` lets the host
+    // see the question on the bridge, it takes the answer for a call of its own and hides the sender.
+    if call.source.is_some() {
+        socket.send_to(b"name", call.to).ok()?;
+    } else {
+        socket.connect(call.to).ok()?;
+        socket.send(b"name").ok()?;
+    }
     Some(socket)
 }

@@ -1,7 +1,8 @@
 //! The programs against a model of them that shares no code: random hosts, policies and packets, every verdict,
 //! counter and event compared.
 //!
-//! `PORTCULLIS_MODEL_PACKETS` says how many packets, `PORTCULLIS_MODEL_SEED` with which numbers.
+//! `PORTCULLIS_MODEL_PACKETS` says how many packets, `PORTCULLIS_MODEL_SESSION` how many of them are a session, which a
+//! slow machine cannot play in time, `PORTCULLIS_MODEL_SEED` with which numbers.
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
 mod expected;
@@ -26,7 +27,7 @@ use crate::session::{Played, Session, Tally};
 
 /// What a run without wishes of its own comes to.
 const PACKETS: u64 = 1_000_000;
-const SESSION: usize = 500;
+const SESSION: u64 = 500;
 /// Each has maps of its own.
 const MOST_WORKERS: usize = 4;
 
@@ -39,6 +40,7 @@ fn wish(name: &str) -> Option<u64> {
 fn the_programs_do_what_the_model_says() {
     prepare().unwrap();
     let packets = wish("PORTCULLIS_MODEL_PACKETS").unwrap_or(PACKETS);
+    let session = wish("PORTCULLIS_MODEL_SESSION").unwrap_or(SESSION);
     let seed = wish("PORTCULLIS_MODEL_SEED").unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         u64::try_from(now.as_nanos() % u128::from(u64::MAX)).unwrap()
@@ -49,7 +51,7 @@ fn the_programs_do_what_the_model_says() {
     let next = AtomicU64::new(0);
     let shares: Vec<Share> = std::thread::scope(|scope| {
         let all: Vec<_> =
-            (0..workers).map(|_| scope.spawn(|| work(seed, &next, packets / SESSION as u64))).collect();
+            (0..workers).map(|_| scope.spawn(|| work(seed, &next, [packets / session, session]))).collect();
         all.into_iter().map(|worker| worker.join().unwrap()).collect()
     });
     let mut all = Share::default();
@@ -80,7 +82,8 @@ struct Share {
 }
 
 /// Plays sessions until enough are played, on programs and maps of its own.
-fn work(seed: u64, next: &AtomicU64, sessions: u64) -> Share {
+fn work(seed: u64, next: &AtomicU64, [sessions, packets]: [u64; 2]) -> Share {
+    let packets = usize::try_from(packets).unwrap();
     let mut kernel = Kernel::start();
     let mut share = Share::default();
     loop {
@@ -89,7 +92,7 @@ fn work(seed: u64, next: &AtomicU64, sessions: u64) -> Share {
             return share;
         }
         let mut random = Random::new(seed.wrapping_add(number.wrapping_mul(0x2545_f491_4f6c_dd1d)));
-        let session = Session::random(&mut kernel, &mut random, SESSION);
+        let session = Session::random(&mut kernel, &mut random, packets);
         match session.play(&mut kernel, false) {
             Played::Agreed(more) => {
                 share.tally.add(&more);

@@ -22,7 +22,11 @@ pub(crate) fn snapshot(known: &Known) -> Snapshot {
                 subnets: subnets.iter().map(|net| text(net).parse().unwrap()).collect(),
             }),
             Interface::Uplink => {
-                snapshot.uplinks.push(snapshot::Uplink { interface: named(ifindex), ethernet: true });
+                snapshot.uplinks.push(snapshot::Uplink {
+                    interface: named(ifindex),
+                    ethernet: true,
+                    port: false,
+                });
             }
             Interface::Port { bridge, container } => {
                 snapshot.ports.push(snapshot::Port { interface: named(ifindex), bridge: *bridge });

@@ -2,16 +2,19 @@
 //! everything that they leave behind: the return value, the counters, the event, the mark.
 
 use std::fs::File;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
+use std::sync::{Mutex, Once};
 use std::time::Duration;
 
 use agent_common::counter::{DeniedCount, DeniedKey, Total};
 use agent_common::decision::{Party, PartyKind};
 use agent_common::endpoint::Interface;
-use agent_common::event::DeniedEvent;
-use agent_common::flow::{FlowEntry, FlowKey, FlowState};
+use agent_common::event::{AttemptEntry, AttemptKey, DeniedEvent};
+use agent_common::flow::{FlowEntry, FlowKey, FlowState, HeldKey};
 use agent_common::verdict::{DropReason, Hook, Verdict};
-use aya::maps::{HashMap, Map, MapData, RingBuf};
+use aya::Pod;
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuHashMap, RingBuf};
 use aya::programs::{TestRun, TestRunOptions};
 use integration_tests::bpffs::Bpffs;
 use integration_tests::prepare;
@@ -115,8 +118,92 @@ pub(crate) struct Ran {
     pub(crate) events: Vec<DeniedEvent>,
 }
 
-/// The programs on maps of their own.
+/// The town on loaded programs. What tests with the usual options have left is taken by the next one: the verifier
+/// takes a second for all programs, and many where a kernel is emulated.
 pub(crate) struct Bench {
+    loaded: Option<Loaded>,
+    usual: bool,
+}
+
+static IDLE: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
+
+impl Bench {
+    /// The town under its policy.
+    pub(crate) fn start() -> Self {
+        Self::under(town::POLICY)
+    }
+
+    /// The town under another policy.
+    pub(crate) fn under(policy: &str) -> Self {
+        let idle = IDLE.lock().unwrap().pop();
+        let mut loaded = idle.unwrap_or_else(|| Loaded::start(|_| {}));
+        loaded.apply(policy);
+        Self { loaded: Some(loaded), usual: true }
+    }
+
+    /// The town under another policy and with other options.
+    pub(crate) fn with(policy: &str, change: impl FnOnce(&mut Options)) -> Self {
+        let mut loaded = Loaded::start(change);
+        loaded.apply(policy);
+        Self { loaded: Some(loaded), usual: false }
+    }
+
+    /// Takes what is known of an interface away from the programs.
+    pub(crate) fn forget_interface(&mut self, ifindex: u32) {
+        self.usual = false;
+        let data = MapData::from_pin(self.pins.map("INTERFACES")).unwrap();
+        let mut map: HashMap<MapData, u32, Interface> = Map::HashMap(data).try_into().unwrap();
+        map.remove(&ifindex).unwrap();
+    }
+
+    /// Fills the table of established flows with copies of one at a port that does not exist.
+    pub(crate) fn fill_flows(&mut self, (key, entry): (FlowKey, FlowEntry)) {
+        self.usual = false;
+        let mut table = self.table("FLOWS");
+        let copies = (1_000_u32..).map(|port| FlowKey { port, ..key });
+        let taken = copies.map(|key| table.insert(key, entry, 0)).take_while(Result::is_ok).count();
+        eprintln!("{taken} flows more fill the table");
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if self.usual
+            && !std::thread::panicking()
+            && let Some(mut loaded) = self.loaded.take()
+        {
+            static REMOVED_AT_EXIT: Once = Once::new();
+            // A static is never dropped: without this namespaces and mounts would outlive the tests.
+            // SAFETY: `remove_idle` takes no arguments, does not unwind into C and is registered once.
+            REMOVED_AT_EXIT.call_once(|| assert_eq!(unsafe { libc::atexit(remove_idle) }, 0));
+            loaded.forget();
+            IDLE.lock().unwrap().push(loaded);
+        }
+    }
+}
+
+extern "C" fn remove_idle() {
+    if let Ok(mut idle) = IDLE.lock() {
+        idle.clear();
+    }
+}
+
+impl Deref for Bench {
+    type Target = Loaded;
+
+    fn deref(&self) -> &Loaded {
+        self.loaded.as_ref().unwrap()
+    }
+}
+
+impl DerefMut for Bench {
+    fn deref_mut(&mut self) -> &mut Loaded {
+        self.loaded.as_mut().unwrap()
+    }
+}
+
+/// The programs on maps of their own.
+pub(crate) struct Loaded {
     pub(crate) snapshot: Snapshot,
     pub(crate) entries: Entries,
     registry: IdentityRegistry,
@@ -133,14 +220,8 @@ pub(crate) struct Bench {
     _bpffs: Bpffs,
 }
 
-impl Bench {
-    /// The town under its policy.
-    pub(crate) fn start() -> Self {
-        Self::with(town::POLICY, |_| {})
-    }
-
-    /// The town under another policy or with other options.
-    pub(crate) fn with(policy: &str, change: impl FnOnce(&mut Options)) -> Self {
+impl Loaded {
+    fn start(change: impl FnOnce(&mut Options)) -> Self {
         prepare().unwrap();
         let netns = Netns::create().unwrap();
         let others = [town::BRIDGE_1, town::BRIDGE_2, town::BRIDGE_3, town::UPLINK];
@@ -160,7 +241,7 @@ impl Bench {
         let pins = Pins::new(&bpffs.pins());
         let programs = loader::load(&pins, &options.sizes, false).unwrap();
         let ring = MapData::from_pin(pins.map("EVENTS")).unwrap();
-        let mut bench = Self {
+        Self {
             snapshot: town::snapshot(),
             entries: Entries::default(),
             registry: IdentityRegistry::default(),
@@ -173,9 +254,33 @@ impl Bench {
             outside: File::open("/proc/thread-self/ns/net").unwrap(),
             _netns: netns,
             _bpffs: bpffs,
-        };
-        bench.apply(policy);
-        bench
+        }
+    }
+
+    /// Forgets every packet and every change of the host.
+    fn forget(&mut self) {
+        let mut remembered = Vec::new();
+        for name in ["FLOWS", "FLOWS_OPENING"] {
+            remembered.extend(emptied(&mut self.table::<FlowKey, FlowEntry>(name)));
+        }
+        for name in ["FLOWS_HELD", "FLOWS_GONE"] {
+            emptied(&mut self.table::<HeldKey, u64>(name));
+        }
+        emptied(&mut self.table::<AttemptKey, AttemptEntry>("ATTEMPTS"));
+        let mut denied: PerCpuHashMap<MapData, DeniedKey, DeniedCount> =
+            Map::PerCpuHashMap(MapData::from_pin(self.pins.map("DENIED")).unwrap()).try_into().unwrap();
+        let keys: Vec<DeniedKey> = denied.keys().map(Result::unwrap).collect();
+        keys.iter().for_each(|key| denied.remove(key).unwrap());
+        // Takes from every CPU what it remembers of these flows, as opening them would.
+        let mut openings: Array<&mut MapData, u64> =
+            self.programs.map_mut("OPENINGS").unwrap().try_into().unwrap();
+        for key in remembered {
+            let count = openings.get(&key.place(), 0).unwrap();
+            openings.set(key.place(), count + 1, 0).unwrap();
+        }
+        while self.ring.next().is_some() {}
+        self.snapshot = town::snapshot();
+        self.registry = IdentityRegistry::default();
     }
 
     /// Brings a policy into force; true if the revision moved.
@@ -304,31 +409,23 @@ impl Bench {
 
     /// The flows of a table at one port.
     pub(crate) fn flows(&self, table: &str, port: u32) -> Vec<(FlowKey, FlowEntry)> {
-        let entries = self.table(table).iter().map(Result::unwrap).collect::<Vec<_>>();
+        let entries = self.table::<FlowKey, FlowEntry>(table).iter().map(Result::unwrap).collect::<Vec<_>>();
         let is_flow = |entry: &FlowEntry| entry.state() != FlowState::Moved;
         entries.into_iter().filter(|(key, entry)| key.port == port && is_flow(entry)).collect()
     }
 
-    /// Takes what is known of an interface away from the programs.
-    pub(crate) fn forget_interface(&self, ifindex: u32) {
-        let data = MapData::from_pin(self.pins.map("INTERFACES")).unwrap();
-        let mut map: HashMap<MapData, u32, Interface> = Map::HashMap(data).try_into().unwrap();
-        map.remove(&ifindex).unwrap();
+    fn table<K: Pod, V: Pod>(&self, name: &str) -> HashMap<MapData, K, V> {
+        let data = MapData::from_pin(self.pins.map(name)).unwrap();
+        let lru = ["FLOWS_OPENING", "ATTEMPTS"].contains(&name);
+        (if lru { Map::LruHashMap(data) } else { Map::HashMap(data) }).try_into().unwrap()
     }
+}
 
-    /// Fills the table of established flows with copies of one at a port that does not exist.
-    pub(crate) fn fill_flows(&self, (key, entry): (FlowKey, FlowEntry)) {
-        let mut table = self.table("FLOWS");
-        let copies = (1_000_u32..).map(|port| FlowKey { port, ..key });
-        let taken = copies.map(|key| table.insert(key, entry, 0)).take_while(Result::is_ok).count();
-        eprintln!("{taken} flows more fill the table");
-    }
-
-    fn table(&self, table: &str) -> HashMap<MapData, FlowKey, FlowEntry> {
-        let data = MapData::from_pin(self.pins.map(table)).unwrap();
-        let map = if table == "FLOWS" { Map::HashMap(data) } else { Map::LruHashMap(data) };
-        map.try_into().unwrap()
-    }
+/// Removes every entry, and returns the keys.
+fn emptied<K: Pod, V: Pod>(table: &mut HashMap<MapData, K, V>) -> Vec<K> {
+    let keys: Vec<K> = table.keys().map(Result::unwrap).collect();
+    keys.iter().for_each(|key| table.remove(key).unwrap());
+    keys
 }
 
 /// What an event says, against the packet and the counter that counts it.

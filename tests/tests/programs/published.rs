@@ -410,7 +410,7 @@ fn nothing_crosses_a_guarded_bridge_for_a_container_that_is_not_known() {
 #[test]
 fn a_bridge_whose_endpoints_only_observe_is_not_guarded() {
     let observing = POLICY.replace("policy: shop\n", "policy: shop\nmode: observe\n");
-    let mut bench = Bench::with(&observing, |_| {});
+    let mut bench = Bench::under(&observing);
     let unknown = parsed("172.18.0.200");
     let out = Ethernet::new([2, 9, 9, 9, 9, 9], BRIDGE_MAC).ip(&ip(
         unknown,

@@ -259,7 +259,7 @@ fn where_every_policy_observes_nothing_is_dropped() {
     let policy = POLICY
         .replace("profile: production", "profile: production\nmode: observe")
         .replace("    mode: observe\n", "");
-    let mut bench = Bench::with(&policy, |_| {});
+    let mut bench = Bench::under(&policy);
     bench.check_all(&[
         between(WEB, DB, &tcp(5432)).observed(NoRule),
         between(WEB, API, &Payload::Tcp(Tcp::new(1, 9000).flags(0))).observed(InvalidPacket),

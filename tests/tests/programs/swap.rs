@@ -120,7 +120,7 @@ fn datagrams_are_cut_too() {
 
 #[test]
 fn a_loosened_policy_opens_for_what_was_denied() {
-    let mut bench = Bench::with(&tightened(), |_| {});
+    let mut bench = Bench::under(&tightened());
     let public = POLICY.replace("  api:\n", "  api:\n    exposure: public\n");
     let call = delivered_to(API, parsed(ELSEWHERE[0]), v4(API), &Payload::Udp(Udp::new(7001, 53)));
     let call = Row::to(API, "from the world", call).by(UPLINK);

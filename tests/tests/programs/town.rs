@@ -216,7 +216,7 @@ pub(crate) fn snapshot() -> Snapshot {
         ports: PORTS
             .map(|port| Port { interface: interface(port, "port"), bridge: bridge_of(port) })
             .collect(),
-        uplinks: vec![Uplink { interface: interface(UPLINK, "eth"), ethernet: true }],
+        uplinks: vec![Uplink { interface: interface(UPLINK, "eth"), ethernet: true, port: false }],
         host_addresses: gateways.chain(HOST_ADDRESS.map(parsed)).collect(),
         unenforceable: Vec::new(),
     }

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use lab::tools::{Tools, repository};
 
+use super::kernels;
 use super::tally::Tally;
 
 /// One stage.
@@ -27,10 +28,15 @@ enum Work {
     CheckUnstable(&'static [&'static str]),
     /// `cargo test`, whose results are added up.
     Tests(&'static [&'static str]),
+    /// The tests inside guests.
+    Kernels,
 }
 
+/// The stage that boots other kernels.
+pub(super) const KERNELS: &str = "kernels";
+
 /// In order: cheap before dear, unprivileged before privileged.
-pub(super) const STAGES: [Stage; 8] = [
+pub(super) const STAGES: [Stage; 10] = [
     stage("fmt", "formatting", Work::Check(&["fmt", "--all", "--check"])),
     stage(
         "tidy",
@@ -79,6 +85,11 @@ pub(super) const STAGES: [Stage; 8] = [
         "unit, property and command line tests",
         Work::Tests(&["--workspace", "--exclude", "integration-tests", "--exclude", "agent-ebpf"]),
     ),
+    stage(
+        "inputs",
+        "the agent's parsers, fed by a fuzzer for a minute each",
+        Work::Check(&["run", "--quiet", "--package", "xtask", "--", "fuzz", "--input=all", "--minutes=1"]),
+    ),
     Stage {
         stops_the_rest: true,
         ..stage(
@@ -104,12 +115,16 @@ pub(super) const STAGES: [Stage; 8] = [
                 "--package",
                 "integration-tests",
                 "--test=docker",
+                "--test=docker_life",
                 "--test=detours",
+                "--test=engine",
+                "--test=engine_restart",
                 "--",
                 "--test-threads=1",
             ]),
         )
     },
+    Stage { privileged: true, ..stage(KERNELS, "the same on other kernels, emulated", Work::Kernels) },
 ];
 
 const fn stage(name: &'static str, what: &'static str, work: Work) -> Stage {
@@ -118,7 +133,7 @@ const fn stage(name: &'static str, what: &'static str, work: Work) -> Stage {
 
 impl Stage {
     /// Runs it and lets cargo's own output through.
-    pub(super) fn run(&self) -> Result<Tally> {
+    pub(super) fn run(&self, kernels: &kernels::Guests) -> Result<Tally> {
         if self.privileged
             && let Some(missing) = missing()
         {
@@ -136,6 +151,10 @@ impl Stage {
                 Ok(Tally::of_one(status.success()))
             }
             Work::Tests(arguments) => tests(arguments),
+            Work::Kernels => kernels::run(kernels).or_else(|error| {
+                println!("error: the stage `{}` cannot run: {error:#}", self.name);
+                Ok(Tally::of_one(false))
+            }),
         }
     }
 }

@@ -20,7 +20,7 @@ const IMPURE: [&str; 10] = [
 ];
 
 /// Libraries with a room of their own, and the paths that are it.
-const ROOMS: [(&str, &[&str]); 8] = [
+const ROOMS: [(&str, &[&str]); 9] = [
     ("aya", &["agent/src/datapath/", "agent/src/datapath.rs", "agent-common/src/user.rs"]),
     ("aya_log", &["agent/src/datapath/", "agent/src/datapath.rs"]),
     ("bollard", &["agent/src/inventory/docker.rs", "agent/src/inventory/docker/"]),
@@ -29,6 +29,9 @@ const ROOMS: [(&str, &[&str]); 8] = [
     ("netlink_packet_core", &["agent/src/inventory/netlink"]),
     ("netlink_sys", &["agent/src/inventory/netlink"]),
     ("prometheus", &["agent/src/telemetry/", "agent/src/telemetry.rs"]),
+    // The wall clock jumps. It says when something was, and from when on an engine is to repeat what happened (which a
+    // list follows); nothing waits by it or expires by it.
+    ("SystemTime", &["agent/src/events.rs", "agent/src/status.rs", "agent/src/inventory/docker.rs"]),
 ];
 
 pub(super) fn lints_inherited(files: &[SourceFile]) -> Vec<String> {
@@ -217,6 +220,13 @@ mod tests {
         assert!(
             libraries_in_their_rooms(&[file("agent/src/datapath/loader.rs", "use aya::Ebpf;\n")]).is_empty()
         );
+    }
+
+    #[test]
+    fn a_decision_by_the_wall_clock_is_found() {
+        let line = "if SystemTime::now() > deadline {\n";
+        assert_eq!(libraries_in_their_rooms(&[file("agent/src/reconcile.rs", line)]).len(), 1);
+        assert!(libraries_in_their_rooms(&[file("agent/src/events.rs", line)]).is_empty());
     }
 
     #[test]

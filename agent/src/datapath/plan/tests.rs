@@ -39,7 +39,7 @@ fn host() -> (Snapshot, Entries) {
         ports: (10..30)
             .map(|ifindex| Port { interface: named(ifindex, "port"), bridge: 90 + ifindex / 20 + 10 })
             .collect(),
-        uplinks: vec![snapshot::Uplink { interface: named(200, "eth"), ethernet: true }],
+        uplinks: vec![snapshot::Uplink { interface: named(200, "eth"), ethernet: true, port: false }],
         host_addresses: vec!["172.18.0.1".parse().unwrap()],
         ..Snapshot::default()
     };

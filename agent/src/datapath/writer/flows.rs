@@ -1,24 +1,30 @@
-//! Removes what has expired from the flow tables, and settles how many flows each port holds.
+//! Removes from the flow tables what has expired, and what belongs to ports that are gone, and settles how many flows each port holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use agent_common::{
-    config::Timeouts,
-    flow::{FlowEntry, FlowKey, FlowState, HeldKey},
-};
+use agent_common::flow::{FlowEntry, FlowKey, FlowState, HeldKey};
 use aya::maps::{HashMap, MapData, MapError};
 
 use super::{Datapath, DatapathError, remove, write_error};
 use crate::datapath::counters::Filled;
 
 impl Datapath {
-    /// Removes flows that have expired. Their entries count for nothing in the kernel any more; this frees the room.
+    /// Removes flows that have expired, and those of and with ports that are gone. Their entries count for nothing in the
+    /// kernel any more; this frees the room.
     pub fn collect_flows(&mut self, now: u64) -> Result<usize, DatapathError> {
         let timeouts = self.config.timeouts;
-        let opening =
-            collect(&mut self.maps.flows_opening, now, &timeouts).map_err(write_error("FLOWS_OPENING"))?;
+        let attached = self.attachments.held().into_iter().map(|(ifindex, _)| ifindex);
+        // What is attached may become known again, what is known may not be attached yet.
+        let interfaces: BTreeSet<u32> = self.host.interfaces.keys().copied().chain(attached).collect();
+        let is_over = |key: &FlowKey, entry: &FlowEntry| {
+            entry.is_expired(key.protocol, now, &timeouts)
+                || !interfaces.contains(&key.port)
+                || entry.peer_port().is_some_and(|peer| !interfaces.contains(&peer))
+        };
+        let opening = collect(&mut self.maps.flows_opening, is_over).map_err(write_error("FLOWS_OPENING"))?;
         let held: BTreeMap<HeldKey, u64> = self.maps.flows_held.iter().filter_map(Result::ok).collect();
-        let established = collect(&mut self.maps.flows, now, &timeouts).map_err(write_error("FLOWS"))?;
+        let established = collect(&mut self.maps.flows, is_over).map_err(write_error("FLOWS"))?;
+        self.departed.retain(|ifindex, _| interfaces.contains(ifindex));
         self.settle_held(&held, &established.living)?;
         self.filling.set(Filled::FlowsOpening, opening.left);
         self.filling.set(Filled::Flows, established.left);
@@ -57,24 +63,23 @@ struct Collected {
 
 fn collect(
     flows: &mut HashMap<MapData, FlowKey, FlowEntry>,
-    now: u64,
-    timeouts: &Timeouts,
+    is_over: impl Fn(&FlowKey, &FlowEntry) -> bool,
 ) -> Result<Collected, MapError> {
     let mut left = 0;
     let mut living = BTreeMap::new();
-    let mut expired = Vec::new();
+    let mut over = Vec::new();
     for (key, entry) in flows.iter().filter_map(Result::ok) {
-        if entry.is_expired(key.protocol, now, timeouts) {
-            expired.push((key, entry.state() != FlowState::Moved));
+        if is_over(&key, &entry) {
+            over.push((key, entry.state() != FlowState::Moved));
         } else {
             left += 1;
             *living.entry(HeldKey::new(&key, &entry)).or_default() += 1;
         }
     }
     let mut removed = 0;
-    for (key, is_flow) in &expired {
+    for (key, is_flow) in &over {
         // Another flow with the same addresses may have begun since the walk.
-        if flows.get(key, 0).is_ok_and(|entry| entry.is_expired(key.protocol, now, timeouts)) {
+        if flows.get(key, 0).is_ok_and(|entry| is_over(key, &entry)) {
             remove(flows, key)?;
             removed += usize::from(*is_flow);
         }

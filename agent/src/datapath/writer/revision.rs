@@ -1,6 +1,6 @@
 //! The entries of one revision of the policy: written beside those in force, then put in their place at once.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use agent_common::policy::{AddressKey, PolicyTable, Rule, RuleKey, Subject, SubjectKey, prefix_words};
 use aya::maps::lpm_trie::Key;
@@ -21,8 +21,7 @@ impl Datapath {
         self.config.strictest_mode = entries.strictest_mode() as u8;
         if old.revision == 0 && !self.adopt.is_zero() {
             // The first policy of all: what is connected now was so before anybody watched.
-            let window = u64::try_from(self.adopt.as_nanos()).unwrap_or(u64::MAX);
-            self.config.adopt_until = boot_time().saturating_add(window);
+            self.config.adopt_until = adopt_until(self.adopt);
         }
         if let Err(error) = self.write_config() {
             self.config = old;
@@ -31,7 +30,7 @@ impl Datapath {
         // In force from here, whatever comes after.
         self.entries = Some(entries.clone());
         // Packets that read the old number are through in microseconds.
-        std::thread::sleep(std::time::Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(2));
         if let Err(error) = self.keep_revision(revision) {
             tracing::warn!(%error, "entries of an old revision not removed, the next change tries again");
         }
@@ -125,6 +124,11 @@ impl Datapath {
         }
         Ok(())
     }
+}
+
+/// When connections from before are no longer taken over, if that begins now.
+pub(super) fn adopt_until(window: Duration) -> u64 {
+    boot_time().saturating_add(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// Nanoseconds since boot, suspend included: the programs' clock.

@@ -22,30 +22,36 @@ pub(super) struct Classes {
 }
 
 impl Classes {
-    /// Puts a range of addresses under the entries; `None` if there is no number left.
+    /// The class of addresses with these entries; `None` if there is no number left.
+    pub(super) fn of(
+        &mut self,
+        subject: u32,
+        direction: Direction,
+        rules: PeerRules,
+        table: &mut Table<'_>,
+    ) -> Option<u32> {
+        let next = u32::try_from(self.numbers.len()).ok()?.checked_add(FIRST_ADDRESS_CLASS)?;
+        let key = (direction, rules);
+        if let Some(&class) = self.numbers.get(&key) {
+            return Some(class);
+        }
+        table.write(subject, next, direction, &key.1);
+        self.numbers.insert(key, next);
+        Some(next)
+    }
+
+    /// Puts a range of addresses into a class.
     pub(super) fn put(
         &mut self,
         subject: u32,
         scope: Scope,
         network: IpNet,
-        rules: PeerRules,
+        class: u32,
         table: &mut Table<'_>,
-    ) -> Option<()> {
-        let direction = if scope == Scope::FromWorld { Direction::Ingress } else { Direction::Egress };
-        let next = u32::try_from(self.numbers.len()).ok()?.checked_add(FIRST_ADDRESS_CLASS)?;
-        let key = (direction, rules);
-        let class = match self.numbers.get(&key) {
-            Some(&class) => class,
-            None => {
-                table.write(subject, next, direction, &key.1);
-                self.numbers.insert(key, next);
-                next
-            }
-        };
+    ) {
         let (address, prefix) = in_key_form(network);
         table.entries.addresses.insert(AddressEntryKey { subject, scope, address, prefix }, class);
         self.flags |= scope.flag();
-        Some(())
     }
 
     /// The flags of scopes that have entries.
@@ -63,9 +69,48 @@ pub(super) fn networks<'p>(policy: &'p Policy, peer: &'p Peer) -> &'p [IpNet] {
     }
 }
 
-/// Whether all of `network` belongs to the peer. IPv4 and IPv6 never contain each other.
-pub(super) fn contains(policy: &Policy, peer: &Peer, network: IpNet) -> bool {
-    networks(policy, peer).iter().any(|each| each.contains(&network))
+/// Peers that name ranges, and which ranges are theirs.
+#[derive(Debug)]
+pub(super) struct Ranges<'p> {
+    /// Of each peer the widest ranges, in order: none lies inside another.
+    peers: BTreeMap<&'p Peer, Vec<IpNet>>,
+}
+
+impl<'p> Ranges<'p> {
+    pub(super) fn new(policy: &'p Policy, peers: impl Iterator<Item = &'p Peer>) -> Self {
+        let mut found: BTreeMap<&Peer, Vec<IpNet>> = BTreeMap::new();
+        for peer in peers {
+            let named = networks(policy, peer);
+            if !named.is_empty() {
+                found.entry(peer).or_insert_with(|| widest(named));
+            }
+        }
+        Self { peers: found }
+    }
+
+    /// The peers that all of `network` belongs to. IPv4 and IPv6 never contain each other.
+    pub(super) fn peers_with(&self, network: IpNet) -> Vec<&'p Peer> {
+        self.peers.iter().filter(|(_, ranges)| cover(ranges, network)).map(|(peer, _)| *peer).collect()
+    }
+}
+
+/// Whether `network` lies in one of the `widest` ranges.
+fn cover(widest: &[IpNet], network: IpNet) -> bool {
+    let before = widest.partition_point(|range| *range <= network);
+    before.checked_sub(1).is_some_and(|last| widest[last].contains(&network))
+}
+
+/// The ranges that lie inside no other, in order: a wider one sorts before those that lie inside it.
+fn widest(networks: &[IpNet]) -> Vec<IpNet> {
+    let mut sorted = networks.to_vec();
+    sorted.sort_unstable();
+    let mut widest: Vec<IpNet> = Vec::new();
+    for network in sorted {
+        if widest.last().is_none_or(|last| !last.contains(&network)) {
+            widest.push(network);
+        }
+    }
+    widest
 }
 
 /// The ranges for which entries are needed.
@@ -86,4 +131,33 @@ pub(super) fn with_ipv4_apart(mut wanted: Vec<IpNet>) -> Vec<IpNet> {
 /// The range of one address.
 pub(super) fn single(address: IpAddr) -> IpNet {
     IpNet::from(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Ranges of a small part of the address space, so that many lie inside others.
+    fn range() -> impl Strategy<Value = IpNet> {
+        (any::<bool>(), 0_u8..=255, 0_u8..=8).prop_map(|(ipv6, last, length)| {
+            let text = if ipv6 {
+                format!("2001:db8::{last:x}/{}", 120 + length)
+            } else {
+                format!("192.0.2.{last}/{}", 24 + length)
+            };
+            text.parse::<IpNet>().unwrap().trunc()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_range_lies_in_the_widest_if_it_lies_in_any(ranges in prop::collection::vec(range(), 0..40), asked in range()) {
+            prop_assert_eq!(
+                cover(&widest(&ranges), asked),
+                ranges.iter().any(|range| range.contains(&asked))
+            );
+        }
+    }
 }

@@ -14,7 +14,7 @@ use agent_common::{
 use super::{
     super::{model::Peer, ports::Ports},
     Context, ResolveError,
-    classes::{Classes, contains, networks, single, with_ipv4_apart},
+    classes::{Classes, Ranges, networks, single, with_ipv4_apart},
     table::{PeerRules, Table},
 };
 use crate::inventory::snapshot::Protocol;
@@ -26,8 +26,8 @@ const DNS: [Ports; 2] = [
 ];
 
 /// Writes the egress entries of a subject.
-pub(super) fn entries(
-    context: &Context<'_>,
+pub(super) fn entries<'c>(
+    context: &Context<'c>,
     classes: &mut Classes,
     table: &mut Table<'_>,
 ) -> Result<(), ResolveError> {
@@ -39,28 +39,39 @@ pub(super) fn entries(
         }
     }
     let resolvers = Resolvers::new(context);
-    let mut put = |scope, network, names: &[&Peer], table: &mut Table<'_>| {
-        let rules = rules(context, names, table)?;
-        classes.put(subject, scope, network, rules, table).ok_or_else(|| context.too_many_classes())
+    // Ranges are many, and those of one group are all alike.
+    let mut known: BTreeMap<Vec<&Peer>, u32> = BTreeMap::new();
+    let mut put = |scope, network, names: Vec<&'c Peer>, table: &mut Table<'_>| {
+        let class = match known.get(&names) {
+            Some(&class) => class,
+            None => {
+                let rules = rules(context, &names, table)?;
+                let class = classes.of(subject, Direction::Egress, rules, table);
+                *known.entry(names).or_insert(class.ok_or_else(|| context.too_many_classes())?)
+            }
+        };
+        classes.put(subject, scope, network, class, table);
+        Ok::<(), ResolveError>(())
     };
     for &address in &resolvers.on_host {
-        put(Scope::ToHost, single(address), &[&Peer::Host, &Peer::Dns], table)?;
+        put(Scope::ToHost, single(address), vec![&Peer::Host, &Peer::Dns], table)?;
     }
     for &address in &resolvers.in_containers {
         let mut names = names_of_container(context, address);
         names.push(&Peer::Dns);
-        put(Scope::ToUnmanaged, single(address), &names, table)?;
+        put(Scope::ToUnmanaged, single(address), names, table)?;
     }
-    let named = context.effective.egress.iter().flat_map(|each| networks(context.policy, &each.entry.to));
+    let named = context.effective.egress.iter().map(|each| &each.entry.to);
+    let ranges = Ranges::new(context.policy, named.clone());
+    let named = named.flat_map(|peer| networks(context.policy, peer));
     let wanted = named.copied().chain(resolvers.in_world.iter().map(|&address| single(address))).collect();
     for network in with_ipv4_apart(wanted) {
-        let all = context.effective.egress.iter().map(|each| &each.entry.to);
-        let mut names: Vec<&Peer> = all.filter(|peer| contains(context.policy, peer, network)).collect();
+        let mut names = ranges.peers_with(network);
         names.push(&Peer::World);
         if resolvers.in_world.iter().any(|&address| single(address) == network) {
             names.push(&Peer::Dns);
         }
-        put(Scope::ToWorld, network, &names, table)?;
+        put(Scope::ToWorld, network, names, table)?;
     }
     Ok(())
 }

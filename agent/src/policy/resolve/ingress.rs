@@ -17,7 +17,7 @@ use super::{
         report::Mark,
     },
     Context, ResolveError,
-    classes::{Classes, contains, networks, with_ipv4_apart},
+    classes::{Classes, Ranges, networks, with_ipv4_apart},
     table::{PROTOCOLS, PeerRules, Table},
 };
 
@@ -34,16 +34,23 @@ pub(super) fn entries(
             table.write(subject, peer, Direction::Ingress, &rules);
         }
     }
-    let named = context.effective.ports.iter().flat_map(|entry| entry.from);
-    let wanted = named.flat_map(|(peer, _)| networks(context.policy, peer)).copied().collect();
+    let named = context.effective.ports.iter().flat_map(|entry| entry.from).map(|(peer, _)| peer);
+    let ranges = Ranges::new(context.policy, named.clone());
+    // Ranges are many, and those of one group are all alike.
+    let mut known: BTreeMap<Vec<&Peer>, u32> = BTreeMap::new();
+    let wanted = named.flat_map(|peer| networks(context.policy, peer)).copied().collect();
     for network in with_ipv4_apart(wanted) {
-        let all = context.effective.ports.iter().flat_map(|entry| entry.from).map(|(peer, _)| peer);
-        let mut names: Vec<&Peer> = all.filter(|peer| contains(context.policy, peer, network)).collect();
+        let mut names = ranges.peers_with(network);
         names.push(&Peer::World);
-        let rules = rules(context, &names, table)?;
-        classes
-            .put(subject, Scope::FromWorld, network, rules, table)
-            .ok_or_else(|| context.too_many_classes())?;
+        let class = match known.get(&names) {
+            Some(&class) => class,
+            None => {
+                let rules = rules(context, &names, table)?;
+                let class = classes.of(subject, Direction::Ingress, rules, table);
+                *known.entry(names).or_insert(class.ok_or_else(|| context.too_many_classes())?)
+            }
+        };
+        classes.put(subject, Scope::FromWorld, network, class, table);
     }
     Ok(())
 }

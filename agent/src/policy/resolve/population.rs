@@ -30,6 +30,8 @@ pub(super) struct Instance<'p> {
     /// The name in the registry, where projects and policies must not be confused.
     key: String,
     pub(super) number: u32,
+    /// The services that choose their containers themselves, instead of by compose's label.
+    selecting: Vec<(&'p str, &'p Service)>,
 }
 
 /// One covered identity.
@@ -58,12 +60,26 @@ pub(super) enum Member {
     Service(u32),
 }
 
+impl<'p> Instance<'p> {
+    /// The services that say a container is theirs, in the order of their names.
+    fn selected_by(&self, endpoint: &Endpoint) -> Vec<&'p str> {
+        let label = endpoint.service.as_deref().and_then(|label| self.policy.services.get_key_value(label));
+        let by_label = label.filter(|(_, service)| service.select.is_none()).map(|(name, _)| name.as_str());
+        let selecting = self.selecting.iter().filter(|(_, service)| selects(service, endpoint));
+        let mut found: Vec<&str> = by_label.into_iter().chain(selecting.map(|(name, _)| *name)).collect();
+        found.sort_unstable();
+        found
+    }
+}
+
 /// Everybody on the host that policies can tell apart.
 #[derive(Debug)]
 pub(super) struct Population<'p> {
     pub(super) instances: Vec<Instance<'p>>,
     /// By identity.
     pub(super) residents: BTreeMap<u32, Resident<'p>>,
+    /// Identities of the services that policies name, by instance and name.
+    named: BTreeMap<(usize, &'p str), u32>,
     /// Uncovered (project, service) that peers name, by identity.
     pub(super) outsiders: BTreeMap<u32, (String, String)>,
     /// Of each endpoint of the snapshot, `None` for containers that nobody names.
@@ -82,6 +98,7 @@ impl<'p> Population<'p> {
         let mut population = Self {
             instances: Vec::new(),
             residents: BTreeMap::new(),
+            named: BTreeMap::new(),
             outsiders: BTreeMap::new(),
             identities: vec![None; snapshot.endpoints.len()],
         };
@@ -121,7 +138,16 @@ impl<'p> Population<'p> {
             let index = self.instances.len();
             let number = registry.instance(&key)?;
             let policy_number = registry.policy(&policy.name)?;
-            self.instances.push(Instance { policy, policy_number, name, key: key.clone(), number });
+            let selecting = policy.services.iter().filter(|(_, service)| service.select.is_some());
+            let selecting = selecting.map(|(name, service)| (name.as_str(), service)).collect();
+            self.instances.push(Instance {
+                policy,
+                policy_number,
+                name,
+                key: key.clone(),
+                number,
+                selecting,
+            });
             known.insert(key, index);
             places.push(Some(index));
         }
@@ -147,6 +173,7 @@ impl<'p> Population<'p> {
                     labels: by_label.then_some(expected).into_iter().collect(),
                 };
                 self.residents.insert(identity, resident);
+                self.named.insert((index, name.as_str()), identity);
             }
         }
         Ok(())
@@ -161,11 +188,7 @@ impl<'p> Population<'p> {
     ) -> Result<u32, ResolveError> {
         let instance = &self.instances[index];
         let services = &instance.policy.services;
-        let found: Vec<&str> = services
-            .iter()
-            .filter(|(name, service)| selects(name, service, endpoint))
-            .map(|(name, _)| name.as_str())
-            .collect();
+        let found = instance.selected_by(endpoint);
         let name = match (found.as_slice(), &endpoint.service) {
             ([name], _) => (*name).to_owned(),
             // A name of its own: that of one of the services would bring its rules.
@@ -279,29 +302,15 @@ impl<'p> Population<'p> {
             instance.policy.name == policy.name
                 && by_itself.project.as_ref().is_none_or(|project| *project == instance.name)
         });
-        let mut found = policy
-            .services
-            .iter()
-            .filter(|(name, service)| selects(name, service, &by_itself))
-            .map(|(name, _)| name);
-        let (Some(instance), Some(name), None) = (instance, found.next(), found.next()) else {
-            return Member::Nameless;
-        };
-        let of_service =
-            |resident: &&Resident<'_>| resident.instance == instance && resident.named == Some(name.as_str());
-        self.residents
-            .values()
-            .find(of_service)
-            .map_or(Member::Nameless, |resident| Member::Service(resident.identity))
+        let Some(instance) = instance else { return Member::Nameless };
+        let [name] = self.instances[instance].selected_by(&by_itself)[..] else { return Member::Nameless };
+        self.named.get(&(instance, name)).map_or(Member::Nameless, |&identity| Member::Service(identity))
     }
 
     /// The identity of a service of an instance, if it takes part at all.
     pub(super) fn service(&self, instance: usize, name: &str) -> Option<u32> {
-        self.residents
-            .values()
-            .find(|resident| resident.instance == instance && resident.named == Some(name))
-            .filter(|resident| resident.in_profile)
-            .map(|resident| resident.identity)
+        let identity = *self.named.get(&(instance, name))?;
+        self.residents.get(&identity).filter(|resident| resident.in_profile).map(|_| identity)
     }
 
     /// Covered identities that a peer by labels stands for. An identity some of whose containers do not have the
@@ -350,9 +359,10 @@ fn covers_project(policy: &Policy, project: &str) -> bool {
     matches!(&policy.target, Target::Project(glob) if glob.matches(project))
 }
 
-fn selects(name: &str, service: &Service, endpoint: &Endpoint) -> bool {
+/// Whether a service that chooses its containers itself chooses this one.
+fn selects(service: &Service, endpoint: &Endpoint) -> bool {
     match &service.select {
-        None => endpoint.service.as_deref() == Some(name),
+        None => false,
         Some(Select::Container(glob)) => glob.matches(&endpoint.container),
         Some(Select::Label { key, value }) => endpoint.labels.get(key) == Some(value),
     }

@@ -22,7 +22,7 @@ struct Server {
 async fn serve(rig: &Rig, limits: Limits) -> Server {
     let listener = server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = server::router(Arc::clone(&rig.telemetry), rig.state.subscribe());
+    let router = server::router(Arc::clone(&rig.telemetry), rig.state.subscribe(), None);
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(http::serve(listener, router, limits, async move {
         drop(stopped.await);
