@@ -8,7 +8,6 @@
 // Inline assembly for BPF is not stabilised; both toolchains that can build this accept it.
 #![feature(asm_experimental_arch)]
 
-mod answer;
 mod diagnose;
 mod hooks;
 mod identify;

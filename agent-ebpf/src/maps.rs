@@ -10,7 +10,7 @@ use agent_common::{
     counter::{DeniedCount, DeniedKey, TOTALS as TOTAL_COUNT, Total},
     endpoint::{Destination, Interface, InterfaceKind, Published, PublishedKey},
     event::{AttemptEntry, AttemptKey},
-    flow::{FlowEntry, FlowKey, FlowState, HeldKey, PLACES},
+    flow::{FIN_LOCAL, FIN_REMOTE, FlowEntry, FlowKey, FlowState, HeldKey, PLACES},
     packet::{Address, PROTOCOL_ICMP},
     policy::{AddressKey, PolicyTable, Rule, RuleKey, Scope, Subject, SubjectKey, prefix_words},
     verdict::{Direction, Mode},
@@ -22,7 +22,6 @@ use aya_ebpf::{
 };
 
 use crate::{
-    answer::{ANSWERS, Answer, State},
     hooks::{Because, Case},
     identify::Side,
     parse::Frame,
@@ -91,10 +90,6 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static RECENT: PerCpuArray<Recent> = PerCpuArray::with_max_entries(LANES, 0);
 
-/// Programs write: what this CPU remembers of the policy's answers. Nothing is lost with it but time.
-#[map]
-static ANSWERS_GIVEN: PerCpuArray<Answer> = PerCpuArray::with_max_entries(ANSWERS, 0);
-
 /// Programs write: how often a flow was opened whose place in `RECENT` this is.
 #[map]
 static OPENINGS: Array<u64> = Array::with_max_entries(PLACES, 0);
@@ -149,14 +144,29 @@ pub(crate) fn config() -> Option<&'static Config> {
     CONFIG.get(0)
 }
 
-/// What is in force now: to be read before anything is looked up.
+/// The revision in force. Volatile, so that nobody reads it again later.
 #[inline(always)]
-pub(crate) fn state(config: &Config) -> State {
-    // Volatile, so that nothing is read again later.
+pub(crate) fn revision(config: &Config) -> u32 {
     // SAFETY: of a reference.
-    let (revision, epoch) =
-        unsafe { ((&raw const config.revision).read_volatile(), (&raw const config.epoch).read_volatile()) };
-    State { revision, epoch: u32::from(epoch) }
+    unsafe { (&raw const config.revision).read_volatile() }
+}
+
+/// How the host is numbered now, to be read before anything of it is looked up: see [`after`].
+#[inline(always)]
+pub(crate) fn epoch(config: &Config) -> u32 {
+    // SAFETY: of a reference.
+    u32::from(unsafe { (&raw const config.epoch).read_volatile() })
+}
+
+/// `index`, as something that follows from `epoch`. A processor that reads ahead may look up an index before it has read
+/// an epoch that stands earlier in the program, and so find what is old under a number that is new; what depends on the
+/// epoch it cannot know earlier. The other half is the agent's, which writes the epoch last.
+#[inline(always)]
+pub(crate) fn after(epoch: u32, index: u32) -> u32 {
+    let mut nothing = u64::from(epoch);
+    // SAFETY: a register is cleared, in a way that the compiler does not see through.
+    unsafe { asm!("{nothing} &= 0", nothing = inout(reg) nothing, options(nomem, nostack)) }
+    index | nothing as u32
 }
 
 #[inline(always)]
@@ -284,12 +294,6 @@ pub(crate) fn recent(place: u32) -> Option<*mut Recent> {
     RECENT.get_ptr_mut(place)
 }
 
-/// This CPU's copy of a place.
-#[inline(always)]
-pub(crate) fn answer(place: u32) -> Option<*mut Answer> {
-    ANSWERS_GIVEN.get_ptr_mut(place)
-}
-
 /// How often a flow was opened at a place.
 #[inline(always)]
 pub(crate) fn openings(place: u32) -> u64 {
@@ -405,13 +409,17 @@ pub(crate) fn close_flow(key: &FlowKey, entry: &FlowEntry) {
 #[inline(always)]
 fn put_back(key: &FlowKey, entry: &FlowEntry) -> bool {
     if let Some(left) = FLOWS_OPENING.get_ptr_mut(key) {
-        // SAFETY: as in `track::find`. Whatever flow the map may reuse it for meanwhile is over too early, no more.
+        // SAFETY: as in `track::find`.
         let left = unsafe { &mut *left };
-        if left.state == FlowState::Moved as u8 && left.peer == entry.peer {
+        if left.state == FlowState::Moved as u8
+            && left.peer == entry.peer
+            && left.revision == entry.revision
+            && (left.flags ^ entry.flags) & !(FIN_LOCAL | FIN_REMOTE) == 0
+        {
+            // The map may reuse it for another flow at this moment, which is then over too early. Nothing is written that
+            // says whether a flow is allowed, by whom, or how its packets are marked.
             left.last_seen = entry.last_seen;
             left.refreshed = entry.refreshed;
-            left.revision = entry.revision;
-            left.flags = entry.flags;
             left.state = entry.state;
             return true;
         }

@@ -1,23 +1,26 @@
 //! What each CPU remembers of the flows whose packets it has just let through, so that the next packet needs neither the
-//! parser nor, mostly, a lookup. Decides nothing: whatever is not just as it was goes the long way.
+//! parser nor a lookup. Decides nothing: whatever is not just as it was goes the long way.
 //!
-//! A place holds one direction of a flow at one port: what the packets' headers looked like, as they lie in the frame,
-//! and all that letting them through depended on. Once packets change nothing about the flow any more, they pass for as
-//! long as its entry is fresh, which is as long as the tables' own entry would be taken without a look at the clock.
-//! Until then, and for packets that do, the flow is looked for in the tables, but nothing is parsed.
+//! A place holds one direction of a flow at one port: what the packets' headers look like, as they lie in the frame, and
+//! all that letting them through depended on. It is good for as long as the flow's entry is fresh, which is as long as
+//! the entry would be taken without a look at the clock.
 
 use agent_common::{
     config::Config,
-    endpoint::Interface,
     flow::{FRESH, FlowEntry, FlowKey, FlowState, PLACES},
     packet::{
-        Address, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Intent, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, TCP_ACK,
-        TCP_FIN, TCP_RST, TCP_SYN, tcp_intent,
+        Address, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, TCP_ACK, TCP_FIN,
+        TCP_RST, TCP_SYN,
     },
     verdict::Direction,
 };
 
-use crate::{maps, parse::Frame, skb::Skb, track};
+use crate::{
+    maps::{self, Scratch},
+    parse::Frame,
+    skb::Skb,
+    track,
+};
 
 /// How many directions of flows each CPU remembers at most, a power of two.
 pub(crate) const LANES: u32 = 2 * PLACES;
@@ -27,20 +30,16 @@ pub(crate) struct Recent {
     header: Header,
     port: u32,
     direction: u32,
-    key: FlowKey,
-    /// Whether packets change nothing about the flow. The rest only counts if so.
-    settled: u32,
+    revision: u32,
+    /// The agent's bits of the mark: those that the container's packets get, or that the peer's come with.
+    mark: u32,
+    /// The interface that the peer's packets come in by.
+    peer_ifindex: u32,
     opened_at: u32,
     /// How often a flow had been opened at `opened_at` when this one was found in the tables.
     openings: u64,
-    revision: u32,
-    refreshed: u32,
-    /// How the packets arrive, if it is the peer who sends them.
-    peer_ifindex: u32,
-    peer_mark: u32,
-    /// What the port's packets are marked with, if it is the container who sends them.
-    mark: u32,
-    epoch: u32,
+    /// [`track::ticks`] when the flow's entry was refreshed.
+    refreshed: u64,
 }
 
 /// What all packets of a flow in one direction have in common, as it lies in the frame.
@@ -51,6 +50,8 @@ pub(crate) struct Header {
     addresses: [u64; 4],
     ports: u32,
     protocol: u32,
+    /// [`Config::epoch`] from before anything of the host was looked up.
+    pub(crate) epoch: u32,
 }
 
 /// How often a flow had been opened at a flow's place before it was looked for.
@@ -73,18 +74,6 @@ pub(crate) fn forget(key: &FlowKey) {
     maps::add_opening(key.place());
 }
 
-/// What is known of a packet by its header.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Known {
-    /// Nothing.
-    No = 0,
-    /// It is sound, and which flow it belongs to, if to any: the key is laid out, and what of the frame is needed to find
-    /// and follow the flow.
-    Flow = 1,
-    /// It passes and changes nothing. It has been marked.
-    Passes = 2,
-}
-
 /// Offsets in a frame.
 const MAC: usize = 6;
 const IP: usize = 14;
@@ -101,49 +90,36 @@ const IMPOSSIBLE: u32 = 1 << 17;
 const DATAGRAM: u8 = TCP_ACK;
 const ETHERTYPE: u64 = 0xffff_u64.to_be();
 
-/// Reads what the parser reads of a packet like those before: what may differ between two of a flow is checked as it is
-/// there, and the rest has to be the same as it was.
+/// Whether a packet is like one that has just been let through, and would be again: then it has been marked. What may
+/// differ between two of a flow is checked as it is there, and the rest has to be the same as it was.
 #[inline(always)]
-pub(crate) fn known(
-    skb: Skb,
-    config: &Config,
-    direction: Direction,
-    header: &mut Header,
-    key: &mut core::mem::MaybeUninit<FlowKey>,
-    frame: &mut Frame,
-) -> Known {
+pub(crate) fn passes(skb: Skb, config: &Config, direction: Direction, header: &mut Header) -> bool {
+    header.epoch = maps::epoch(config);
     let mut flags = DATAGRAM;
-    if !header.read(skb, direction, &mut flags) {
-        return Known::No;
+    if !header.read(skb, direction, &mut flags) || flags & (TCP_ACK | TCP_SYN | TCP_FIN | TCP_RST) != TCP_ACK
+    {
+        return false;
     }
     let Some(recent) = at(header, skb.ifindex()) else {
-        return Known::No;
+        return false;
     };
+    let mark = skb.mark() & config.mark_mask;
     if recent.port != skb.ifindex()
         || recent.direction != direction as u32
-        || recent.epoch != u32::from(config.epoch)
         || !recent.header.equals(header)
+        || recent.revision != config.revision
+        || track::ticks().wrapping_sub(recent.refreshed) >= u64::from(FRESH)
+        || recent.openings != maps::openings(recent.opened_at)
     {
-        return Known::No;
+        return false;
     }
-    let plain = flags & (TCP_ACK | TCP_SYN | TCP_FIN | TCP_RST) == TCP_ACK;
-    if plain && recent.is_settled(skb, config, direction) {
-        if matches!(direction, Direction::Egress) {
+    match direction {
+        Direction::Ingress => recent.mark == mark && recent.peer_ifindex == skb.ingress_ifindex(),
+        Direction::Egress => {
             skb.set_mark_bits(recent.mark, config.mark_mask);
+            true
         }
-        return Known::Passes;
     }
-    if recent.header.protocol as u8 != PROTOCOL_TCP || !matches!(tcp_intent(flags), Some(Intent::Continue)) {
-        return Known::No;
-    }
-    if matches!(direction, Direction::Egress) {
-        skb.set_mark_bits(recent.mark, config.mark_mask);
-    }
-    frame.packet.protocol = PROTOCOL_TCP;
-    frame.packet.tcp_flags = flags;
-    frame.packet.intent = Intent::Continue;
-    copy(&recent.key, key.as_mut_ptr());
-    Known::Flow
 }
 
 /// This CPU's own place for a header, in which nobody else writes.
@@ -234,15 +210,16 @@ impl Header {
 
     /// Makes this the header of the packets of a flow in one direction.
     #[inline(always)]
-    fn set(&mut self, key: &FlowKey, direction: Direction, link: u64) {
+    fn set(&mut self, key: &FlowKey, direction: Direction, frame: &Frame) {
         let (source, destination, ports) = match direction {
             Direction::Ingress => (&key.remote, &key.local, in_memory(key.remote_port, key.local_port)),
             Direction::Egress => (&key.local, &key.remote, in_memory(key.local_port, key.remote_port)),
         };
-        self.link = link;
+        let mac = if matches!(direction, Direction::Egress) { frame.source_mac.number() } else { 0 };
+        self.link = (mac << 16 | u64::from(frame.ethertype)).to_be();
         self.protocol = u32::from(key.protocol);
         self.ports = ports;
-        if u64::from_be(link) as u16 == ETHERTYPE_IPV4 {
+        if frame.ethertype == ETHERTYPE_IPV4 {
             let both = both_ipv4(source, destination);
             self.set_addresses(both, both, both, both);
         } else {
@@ -270,7 +247,10 @@ impl Header {
             }
             index += 1;
         }
-        self.link == other.link && self.ports == other.ports && self.protocol == other.protocol
+        self.link == other.link
+            && self.ports == other.ports
+            && self.protocol == other.protocol
+            && self.epoch == other.epoch
     }
 }
 
@@ -301,123 +281,34 @@ const fn both_ipv4(source: &Address, destination: &Address) -> u64 {
     (u64::from_be(source) << 32 | u64::from_be(destination) & 0xffff_ffff).to_be()
 }
 
-impl Recent {
-    /// Whether packets pass without a look into the tables, and this one is from whom those before were.
-    #[inline(always)]
-    fn is_settled(&self, skb: Skb, config: &Config, direction: Direction) -> bool {
-        self.settled != 0
-            && self.revision == config.revision
-            && track::jiffies().wrapping_sub(self.refreshed) < FRESH
-            && self.openings == maps::openings(self.opened_at)
-            && (matches!(direction, Direction::Egress)
-                || (self.peer_ifindex == skb.ingress_ifindex()
-                    && self.peer_mark == skb.mark() & config.mark_mask))
-    }
-}
-
-/// What a hook that keeps flows knows of its packets.
-#[derive(Clone, Copy)]
-pub(crate) struct Lane {
-    pub(crate) direction: Direction,
-    /// [`Header::link`] of the direction's packets; 0 if they cannot be remembered.
-    pub(crate) link: u64,
-    /// The port's mark, if the container sends.
-    pub(crate) mark: u32,
-    /// [`Config::epoch`] from before anything of this was looked up.
-    pub(crate) epoch: u32,
-}
-
-impl Lane {
-    /// That of a packet whose header is known: it has been marked.
-    #[inline(always)]
-    pub(crate) fn of_known(
-        skb: Skb,
-        config: &Config,
-        direction: Direction,
-        header: &Header,
-        epoch: u32,
-    ) -> Self {
-        Self { direction, link: header.link, mark: skb.mark() & config.mark_mask, epoch }
-    }
-
-    /// What a port sends, in frames like this one, or what it is sent.
-    #[inline(always)]
-    pub(crate) fn of(direction: Direction, port: &Interface, frame: &Frame, epoch: u32) -> Self {
-        let ethertype = u64::from(frame.ethertype);
-        match direction {
-            Direction::Egress => {
-                let mac = port.expected_mac(frame.source_mac).number();
-                Self { direction, link: (mac << 16 | ethertype).to_be(), mark: port.mark, epoch }
-            }
-            Direction::Ingress => Self { direction, link: ethertype.to_be(), mark: 0, epoch },
-        }
-    }
-}
-
-/// How much a flow that is remembered is good for.
-#[derive(Clone, Copy)]
-pub(crate) struct Standing {
-    settled: bool,
-    revision: u32,
-    refreshed: u32,
-}
-
-impl Standing {
-    /// Each packet is looked up.
-    pub(crate) const OPEN: Self = Self { settled: false, revision: 0, refreshed: 0 };
-
-    /// That of a flow which has come to `state` with a packet that its entry let through.
-    ///
-    /// Settled is a flow of which the next packet in the same direction changes nothing: TCP counts every step until it is
-    /// established, and its end, and a ping is over too soon.
-    #[inline(always)]
-    pub(crate) const fn of(protocol: u8, entry: &FlowEntry, state: u8, direction: Direction) -> Self {
-        let settled = match protocol {
-            PROTOCOL_TCP => {
-                state == FlowState::Established as u8
-                    || (state == FlowState::Replied as u8 && !entry.is_opener(direction))
-            }
-            protocol => protocol != PROTOCOL_ICMP,
-        };
-        Self { settled, revision: entry.revision, refreshed: entry.refreshed }
-    }
-}
-
-/// Remembers both directions of a TCP flow that has just been opened at a port: the headers of what is to come are known.
-#[inline(always)]
-pub(crate) fn expect(
-    skb: Skb,
-    config: &Config,
-    key: &FlowKey,
-    port: &Interface,
-    frame: &Frame,
-    epoch: u32,
-    header: &mut Header,
-) {
-    if key.protocol != PROTOCOL_TCP {
-        return;
-    }
-    for direction in [Direction::Ingress, Direction::Egress] {
-        if matches!(direction, Direction::Egress) && !port.has_known_mac() {
-            return;
-        }
-        let lane = Lane::of(direction, port, frame, epoch);
-        remember(skb, config, key, lane, Place { index: 0, openings: 0 }, Standing::OPEN, header);
-    }
-}
-
-/// Remembers a direction of a flow, of which a packet has just been let through if it is settled.
+/// Remembers a packet that the entry of its flow has let through, if the next one in the same direction changes nothing:
+/// TCP counts every step until it is established, and its end, and a ping is over too soon. `state` is how far the flow
+/// has come.
 #[inline(always)]
 pub(crate) fn remember(
     skb: Skb,
     config: &Config,
-    key: &FlowKey,
-    lane: Lane,
+    scratch: &mut Scratch,
+    direction: Direction,
     place: Place,
-    standing: Standing,
-    header: &mut Header,
+    entry: &FlowEntry,
+    state: u8,
 ) {
-    header.set(key, lane.direction, lane.link);
+    let (frame, header) = (&scratch.frame, &mut scratch.header);
+    // SAFETY: laid out before the flow was looked for.
+    let key = unsafe { scratch.key.assume_init_ref() };
+    let settled = match key.protocol {
+        PROTOCOL_TCP => {
+            frame.packet.tcp_flags & (TCP_FIN | TCP_RST) == 0
+                && (state == FlowState::Established as u8
+                    || (state == FlowState::Replied as u8 && !entry.is_opener(direction)))
+        }
+        protocol => protocol != PROTOCOL_ICMP,
+    };
+    if !settled {
+        return;
+    }
+    header.set(key, direction, frame);
     let Some(recent) = at(header, key.port) else {
         return;
     };
@@ -426,29 +317,15 @@ pub(crate) fn remember(
     recent.header.set_addresses(a, b, c, d);
     recent.header.ports = header.ports;
     recent.header.protocol = header.protocol;
+    recent.header.epoch = header.epoch;
     recent.port = key.port;
-    recent.direction = lane.direction as u32;
-    copy(key, &raw mut recent.key);
-    recent.epoch = lane.epoch;
-    recent.mark = lane.mark;
-    recent.settled = u32::from(standing.settled);
-    if standing.settled {
-        recent.opened_at = place.index;
-        recent.openings = place.openings;
-        recent.revision = standing.revision;
-        recent.refreshed = standing.refreshed;
-        // From the packet: by now the entry may have been evicted and be another flow's.
-        recent.peer_ifindex = skb.ingress_ifindex();
-        recent.peer_mark = skb.mark() & config.mark_mask;
-    }
-}
-
-/// Word by word: the compiler would call `memcpy`.
-#[inline(always)]
-fn copy(from: &FlowKey, to: *mut FlowKey) {
-    let (from, to) = (core::ptr::from_ref(from).cast::<u64>(), to.cast::<u64>());
-    for index in 0..size_of::<FlowKey>() / size_of::<u64>() {
-        // SAFETY: both consist of that many aligned words, without padding.
-        unsafe { to.add(index).write(from.add(index).read_volatile()) }
-    }
+    recent.direction = direction as u32;
+    recent.opened_at = place.index;
+    recent.openings = place.openings;
+    // Not from the entry, and how the packet arrives neither: it may have been evicted and be another flow's by now.
+    recent.revision = scratch.case.revision;
+    recent.peer_ifindex = skb.ingress_ifindex();
+    recent.mark = skb.mark() & config.mark_mask;
+    let now = track::ticks();
+    recent.refreshed = now - u64::from((now as u32).wrapping_sub(entry.refreshed));
 }

@@ -29,11 +29,17 @@ pub(crate) fn now() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
-/// The low bits of the kernel's coarse clock.
+/// The kernel's coarse clock.
+#[inline(always)]
+pub(crate) fn ticks() -> u64 {
+    // SAFETY: the helper takes no arguments.
+    unsafe { bpf_jiffies64() }
+}
+
+/// The low bits of [`ticks`].
 #[inline(always)]
 pub(crate) fn jiffies() -> u32 {
-    // SAFETY: the helper takes no arguments.
-    unsafe { bpf_jiffies64() as u32 }
+    ticks() as u32
 }
 
 /// The living flow that a packet belongs to; null for none.
@@ -73,8 +79,8 @@ const fn is_of_opening(frame: &Frame) -> bool {
 /// Whether a flow was allowed by the revision in force. Otherwise it has to be decided again, in its original
 /// direction: the revision has moved, or it is only observed, or revoked, or has more to do than pass.
 #[inline(always)]
-pub(crate) const fn is_current(entry: &FlowEntry, config: &Config) -> bool {
-    entry.revision == config.revision && entry.flags & (OBSERVED | REVOKED | LENT) == 0
+pub(crate) const fn is_current(entry: &FlowEntry, revision: u32) -> bool {
+    entry.revision == revision && entry.flags & (OBSERVED | REVOKED | LENT) == 0
 }
 
 /// Follows a packet that simply belongs to a flow which the revision in force allows, and tells how far the flow has come
@@ -84,13 +90,13 @@ pub(crate) const fn is_current(entry: &FlowEntry, config: &Config) -> bool {
 #[inline(always)]
 pub(crate) fn goes_on(
     entry: &mut FlowEntry,
-    config: &Config,
+    revision: u32,
     key: &FlowKey,
     direction: Direction,
     frame: &Frame,
 ) -> u8 {
     // What calls a published port has to say so in its mark.
-    if !is_current(entry, config)
+    if !is_current(entry, revision)
         || entry.flags & OUTSIDER != 0
         || matches!(frame.packet.intent, Intent::Error)
     {
@@ -182,9 +188,9 @@ pub(crate) fn refresh(entry: &mut FlowEntry, revision: u32, observed: bool) {
 /// Marks a flow that the revision in force denies. It is kept, unrefreshed, so that what follows is known to be
 /// revoked and a later policy can revive it.
 #[inline(always)]
-pub(crate) fn revoke(entry: &mut FlowEntry, config: &Config) {
+pub(crate) fn revoke(entry: &mut FlowEntry, revision: u32) {
     entry.flags |= REVOKED;
-    entry.revision = config.revision;
+    entry.revision = revision;
 }
 
 /// Remembers a flow whose first packet is allowed or observed.

@@ -15,7 +15,6 @@ use super::{
     sender::is_own_source,
 };
 use crate::{
-    answer::Question,
     diagnose,
     identify::{self, Side},
     maps::{self, Policy},
@@ -32,13 +31,11 @@ pub(crate) struct Case {
     /// Which way the packet went that opened the flow, or would.
     pub(super) opened: Direction,
     inquiry: Inquiry,
-    /// What an earlier answer may be remembered for.
-    asked: Question,
+    /// The one in force, read once for each packet.
+    pub(crate) revision: u32,
     /// Of the flow to be.
     pub(super) flags: u8,
     question: MaybeUninit<Attempt>,
-    /// Whether the policy allows it; if not, the decision says the rest.
-    pub(super) allowed: bool,
     pub(super) decision: MaybeUninit<Decision>,
     pub(super) new: NewFlow,
 }
@@ -68,15 +65,6 @@ pub(super) fn ask(
 ) -> Action {
     case.inquiry = Inquiry::One;
     case.flags = 0;
-    case.allowed = false;
-    let usual = known.is_none()
-        && scene.tracked
-        && frame.packet.intent.opens()
-        && !matches!(scene.hook, Hook::FromUplink);
-    if usual {
-        case.asked.set(scene.skb, key, direction, scene.config.mark_mask, scene.state);
-        case.allowed = case.asked.answer(&mut case.other);
-    }
     match &known {
         Some(entry) if entry.opened == Direction::Ingress as u8 => {
             case.opened = Direction::Ingress;
@@ -86,7 +74,6 @@ pub(super) fn ask(
             case.opened = Direction::Egress;
             case.other = identify::receiver(&key.remote);
         }
-        None if maps::opaque(case.allowed) => case.opened = direction,
         None if !scene.tracked => {
             case.opened = Direction::Egress;
             case.other = Side::HOST;
@@ -116,7 +103,7 @@ pub(super) fn ask(
     maps::forget();
     case.called = published::Called::NOBODY;
     if matches!(case.opened, Direction::Egress) {
-        if !case.allowed && matches!(case.other.party.kind, PartyKind::Host) {
+        if matches!(case.other.party.kind, PartyKind::Host) {
             case.called = published::called(scene.config, key.protocol, &key.remote, key.remote_port);
         }
         if case.called.is_published {
@@ -136,14 +123,8 @@ pub(super) fn ask(
         return Action::Forward;
     }
     maps::forget();
-    if !maps::opaque(case.allowed) {
-        if !is_answered(scene, key, case) {
-            return refuse(because, DropReason::NotTracked, case.other);
-        }
-        maps::forget();
-        if usual && case.allowed && !case.called.is_published {
-            case.asked.remember(&case.other);
-        }
+    if !is_answered(scene, key, case) {
+        return refuse(because, DropReason::NotTracked, case.other);
     }
     maps::forget();
     carry_out(scene, frame, key, direction, known, case, because)
@@ -152,7 +133,7 @@ pub(super) fn ask(
 /// Asks what there is to ask; false if a connection from before the first start is nobody's.
 #[inline(always)]
 fn is_answered(scene: &Scene, key: &FlowKey, case: &mut Case) -> bool {
-    let policy = Policy { config: scene.config, revision: scene.state.revision };
+    let policy = Policy { config: scene.config, revision: case.revision };
     let attempt = case.question.write(Attempt {
         source: scene.own,
         destination: scene.own,
@@ -181,7 +162,6 @@ fn is_answered(scene: &Scene, key: &FlowKey, case: &mut Case) -> bool {
         // What the caller's policy observes and the callee's lets through is the caller's denial.
         let keep = second && matches!(case.inquiry, Inquiry::Both) && !decided && !first_allows;
         if !keep {
-            case.allowed = allowed;
             case.decision.write(answer);
         }
         if second {

@@ -7,7 +7,6 @@ use agent_common::{
     decision::Party,
     endpoint::Interface,
     flow::{AT_UPLINK, FlowEntry, FlowKey, OBSERVED, OUTSIDER, PEER_LOCAL},
-    packet::{TCP_FIN, TCP_RST},
     verdict::{Direction, DropReason, Hook},
 };
 
@@ -17,15 +16,7 @@ use super::{
     published, refuse,
 };
 use crate::{
-    answer::State,
-    diagnose,
-    identify::Side,
-    maps::Scratch,
-    parse::Frame,
-    recent::{self, Lane, Standing},
-    report::Authority,
-    skb::Skb,
-    track,
+    diagnose, identify::Side, maps::Scratch, parse::Frame, recent, report::Authority, skb::Skb, track,
 };
 
 /// What a hook knows while it looks at one packet.
@@ -35,8 +26,6 @@ pub(super) struct Scene {
     pub(super) hook: Hook,
     /// The hook's port; at an uplink that of the endpoint which is called.
     pub(super) port: &'static Interface,
-    /// From before the port was looked up.
-    pub(super) state: State,
     /// The endpoint behind the port.
     pub(super) own: Party,
     /// The port that the endpoint listens on, where the packet names the one that is published for it; else 0.
@@ -44,17 +33,6 @@ pub(super) struct Scene {
     /// Whether flows are kept. Of what an unmanaged container sends only calls of published ports are judged, each packet
     /// for itself.
     pub(super) tracked: bool,
-}
-
-impl Scene {
-    /// Whether more packets of the flow that this one has opened may come by, and will simply pass.
-    #[inline(always)]
-    const fn expects(&self, action: Action, flags: u8) -> bool {
-        self.tracked
-            && matches!(self.hook, Hook::FromEndpoint | Hook::ToEndpoint)
-            && matches!(action, Action::Forward)
-            && flags == 0
-    }
 }
 
 /// What is known of a flow that is about to be remembered.
@@ -72,25 +50,30 @@ pub(crate) struct Opening {
 
 /// Whether the packet belongs to a flow, and there is nothing more to it. Otherwise the flow is looked for once more: with
 /// it in hand the rest of the program would be another one to the verifier than without.
+///
+/// `has_link_header`: without one it is not remembered.
 #[inline(always)]
-pub(super) fn goes_on(skb: Skb, config: &'static Config, scratch: &mut Scratch, lane: Lane) -> bool {
-    let (frame, direction) = (&scratch.frame, lane.direction);
-    // SAFETY: laid out by the caller.
-    let key = unsafe { scratch.key.assume_init_ref() };
+pub(super) fn goes_on(
+    skb: Skb,
+    config: &'static Config,
+    scratch: &mut Scratch,
+    direction: Direction,
+    has_link_header: bool,
+) -> bool {
+    let frame = &scratch.frame;
+    let key = lay_out(&mut scratch.key, skb, direction, frame);
     let place = recent::place(key);
     let known = track::find(skb, config, key, direction, frame);
     // SAFETY: as in `track::find`.
     let Some(entry) = (unsafe { known.as_mut() }) else {
         return false;
     };
-    let state = track::goes_on(entry, config, key, direction, frame);
+    let state = track::goes_on(entry, scratch.case.revision, key, direction, frame);
     if state == 0 {
         return false;
     }
-    // What ends a flow is followed by little.
-    if lane.link != 0 && frame.packet.tcp_flags & (TCP_FIN | TCP_RST) == 0 {
-        let standing = Standing::of(key.protocol, entry, state, direction);
-        recent::remember(skb, config, key, lane, place, standing, &mut scratch.header);
+    if has_link_header {
+        recent::remember(skb, config, scratch, direction, place, entry, state);
     }
     true
 }
@@ -122,13 +105,9 @@ pub(super) fn flow(scene: &Scene, scratch: &mut Scratch, direction: Direction) -
     // SAFETY: as in `track::find`.
     let known = unsafe { pointer.as_mut() };
     let action = match known {
-        Some(entry) if track::is_current(entry, scene.config) => Action::Forward,
+        Some(entry) if track::is_current(entry, scratch.case.revision) => Action::Forward,
         mut known => {
             let action = ask(scene, frame, key, &mut scratch.case, direction, known.as_deref_mut(), because);
-            if known.is_none() && scene.expects(action, scratch.case.flags) {
-                let (skb, config) = (scene.skb, scene.config);
-                recent::expect(skb, config, key, scene.port, frame, scene.state.epoch, &mut scratch.header);
-            }
             if known.is_none() || !action.goes_on() {
                 return action;
             }
@@ -164,13 +143,13 @@ pub(super) fn carry_out(
     // expect a reply: without a flow there is none to expect.
     let elsewhere =
         matches!(opened, Direction::Egress) && case.other.is_covered() && !case.called.is_published;
-    // SAFETY: `is_answered` has written it, or it is not looked at.
-    let decision = unsafe { &*case.decision.as_ptr() };
-    if !case.allowed && !decision.goes_on() {
+    // SAFETY: `is_answered` has written it.
+    let decision = unsafe { case.decision.assume_init_ref() };
+    if !decision.goes_on() {
         let reason = match known {
             Some(entry) => {
-                track::revoke(entry, config);
-                diagnose::flow_revoked(skb.ifindex(), config.revision);
+                track::revoke(entry, case.revision);
+                diagnose::flow_revoked(skb.ifindex(), case.revision);
                 DropReason::Revoked
             }
             None if elsewhere => return Action::Forward,
@@ -181,7 +160,7 @@ pub(super) fn carry_out(
     }
     let judged =
         matches!(scene.hook, Hook::ToEndpoint) && published::was_judged(skb, config, &case.other.party);
-    let observed = !case.allowed && !elsewhere && !judged;
+    let observed = !decision.allowed && !elsewhere && !judged;
     if matches!(scene.hook, Hook::FromUplink) {
         case.flags |= AT_UPLINK;
     }
@@ -197,14 +176,14 @@ pub(super) fn carry_out(
         case.other.peer = PEER_LOCAL;
     }
     match known {
-        Some(entry) => track::refresh(entry, scene.state.revision, observed),
+        Some(entry) => track::refresh(entry, case.revision, observed),
         None if scene.tracked => {
             let opening = Opening {
                 direction,
                 opened,
                 peer: case.other.peer,
                 flags: case.flags,
-                revision: scene.state.revision,
+                revision: case.revision,
             };
             if let Err(reason) = track::open(skb, config, key, &opening, frame, &mut case.new) {
                 diagnose::flow_not_kept(skb.ifindex());

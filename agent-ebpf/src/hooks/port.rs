@@ -14,13 +14,11 @@ use super::{
     sender::{has_foreign_mac, is_unsound},
 };
 use crate::{
-    answer::State,
     diagnose,
     identify::{self, Side},
     maps::{self, Scratch},
     parse::{self, Frame, FrameKind, Ports},
-    recent::{self, Known, Lane},
-    report,
+    recent, report,
     skb::Skb,
     track,
 };
@@ -32,54 +30,31 @@ pub(crate) fn at_port(skb: Skb, hook: Hook) -> Verdict {
         return report::without_config(hook);
     };
     let direction = if matches!(hook, Hook::FromEndpoint) { Direction::Egress } else { Direction::Ingress };
-    let state = maps::state(config);
-    let known =
-        recent::known(skb, config, direction, &mut scratch.header, &mut scratch.key, &mut scratch.frame);
+    scratch.case.revision = maps::revision(config);
     // Most packets end here.
-    if matches!(known, Known::Passes) {
+    if recent::passes(skb, config, direction, &mut scratch.header) {
         return report::forward(hook);
     }
-    let mut unread = matches!(known, Known::Flow);
-    let mut port;
-    // Twice if a packet does not simply belong to the flow that its header says. In a loop, so that there is one copy of
-    // what looks for it.
-    loop {
-        port = None;
-        let mut lane = Lane::of_known(skb, config, direction, &scratch.header, state.epoch);
-        let mut tracked = true;
-        if !maps::opaque(unread) {
-            port = maps::port(skb.ifindex());
-            if let Some(port) = port
-                && passes_unseen(skb, config, port, hook)
-            {
-                return report::forward(hook);
-            }
-            // Also at a port that nothing is known of yet, for the report.
-            let strictly = !matches!(hook, Hook::FromEndpoint) || port.is_none_or(Interface::is_validated);
-            if maps::opaque(strictly) {
-                parse::parse(skb, &mut scratch.frame);
-            }
-            tracked = false;
-            if let Some(port) = port
-                && is_tracked(port, &scratch.frame, hook)
-            {
-                lay_out(&mut scratch.key, skb, direction, &scratch.frame);
-                lane = Lane::of(direction, port, &scratch.frame, state.epoch);
-                tracked = true;
-            }
-        }
-        maps::forget();
-        // Most others here, before anything is laid out that only the rest needs.
-        if maps::opaque(tracked) && goes_on(skb, config, scratch, lane) {
-            return report::forward(hook);
-        }
-        if !maps::opaque(unread) {
-            break;
-        }
-        unread = false;
+    let port = maps::port(maps::after(scratch.header.epoch, skb.ifindex()));
+    if let Some(port) = port
+        && passes_unseen(skb, config, port, hook)
+    {
+        return report::forward(hook);
+    }
+    // Also at a port that nothing is known of yet, for the report.
+    let strictly = !matches!(hook, Hook::FromEndpoint) || port.is_none_or(Interface::is_validated);
+    if maps::opaque(strictly) {
+        parse::parse(skb, &mut scratch.frame);
+    }
+    // Most others here, before anything is laid out that only the rest needs.
+    if let Some(port) = port
+        && is_tracked(port, &scratch.frame, hook)
+        && goes_on(skb, config, scratch, direction, true)
+    {
+        return report::forward(hook);
     }
     maps::forget();
-    let action = judge(skb, config, port, scratch, hook, state);
+    let action = judge(skb, config, port, scratch, hook);
     if !matches!(action, Action::Forward) {
         scratch.own = match port {
             Some(port) => Side::of_port(skb.ifindex(), port),
@@ -97,7 +72,6 @@ fn judge(
     port: Option<&'static Interface>,
     scratch: &mut Scratch,
     hook: Hook,
-    state: State,
 ) -> Action {
     let Some(port) = port else {
         diagnose::port_without_entry(skb.ifindex());
@@ -116,7 +90,6 @@ fn judge(
         config,
         hook,
         port,
-        state,
         own: Side::of_port(skb.ifindex(), port).party,
         service: 0,
         tracked: port.is_covered(),

@@ -7,15 +7,14 @@ use agent_common::{
 
 use super::{
     Action, conclude,
-    flow::{Scene, flow, goes_on, lay_out},
+    flow::{Scene, flow, goes_on},
     published, refuse,
 };
 use crate::{
-    answer::State,
     identify::Side,
     maps::{self, Scratch},
     parse::{self, Ports},
-    recent::{self, Known, Lane},
+    recent,
     report,
     skb::Skb,
 };
@@ -29,16 +28,13 @@ pub(crate) fn from_uplink(skb: Skb) -> Verdict {
     if config.has_published == 0 {
         return report::forward(Hook::FromUplink);
     }
-    let state = maps::state(config);
-    let direction = Direction::Ingress;
-    let known =
-        recent::known(skb, config, direction, &mut scratch.header, &mut scratch.key, &mut scratch.frame);
-    if maps::opaque(matches!(known, Known::Passes)) {
+    scratch.case.revision = maps::revision(config);
+    if maps::opaque(recent::passes(skb, config, Direction::Ingress, &mut scratch.header)) {
         return report::forward(Hook::FromUplink);
     }
     let has_link_header = maps::interface(skb.ifindex()).is_none_or(|uplink| uplink.has_link_header());
     parse::locate(skb, &mut scratch.frame, has_link_header);
-    let action = judge(skb, config, scratch, state, has_link_header);
+    let action = judge(skb, config, scratch, has_link_header);
     conclude(skb, config, scratch, Hook::FromUplink, action)
 }
 
@@ -47,7 +43,6 @@ fn judge(
     skb: Skb,
     config: &'static Config,
     scratch: &mut Scratch,
-    state: State,
     has_link_header: bool,
 ) -> Action {
     let packet = &scratch.frame.packet;
@@ -70,14 +65,12 @@ fn judge(
     let Some(port) = maps::port(scratch.own.peer) else {
         return refuse(&mut scratch.because, DropReason::NotReady, Side::UNKNOWN);
     };
-    lay_out(&mut scratch.key, skb, Direction::Ingress, &scratch.frame);
-    let lane = Lane::of(Direction::Ingress, port, &scratch.frame, state.epoch);
-    if goes_on(skb, config, scratch, if has_link_header { lane } else { Lane { link: 0, ..lane } }) {
+    if goes_on(skb, config, scratch, Direction::Ingress, has_link_header) {
         return Action::Forward;
     }
     let own = scratch.own.party;
     let hook = Hook::FromUplink;
-    let scene = Scene { skb, config, hook, port, state, own, service, tracked: true };
+    let scene = Scene { skb, config, hook, port, own, service, tracked: true };
     let action = flow(&scene, scratch, Direction::Ingress);
     if matches!(action, Action::Observe) {
         // So that it is not counted once more where it enters the container.
