@@ -6,7 +6,15 @@ mod host;
 mod mask;
 mod revision;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
+    time::Duration,
+};
 
 use agent_common::{
     config::{Config, MarkLayout},
@@ -408,7 +416,15 @@ impl Datapath {
         if self.host == *before {
             return Ok(());
         }
+        self.move_epoch()
+    }
+
+    /// Makes the programs forget what they remember of packets.
+    fn move_epoch(&mut self) -> Result<(), DatapathError> {
         self.config.epoch = self.config.epoch.wrapping_add(1);
+        // The kernel writes both maps, on this thread's behalf. Whoever reads the new number has to find what it stands for;
+        // processors with a weak order may show the two the other way round. The other half is `after` in the programs.
+        fence(Ordering::SeqCst);
         self.write_config()
     }
 
