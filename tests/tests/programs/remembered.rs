@@ -52,6 +52,21 @@ fn the_end_of_a_connection_is_seen() {
     }
 }
 
+/// The place in the table that evicts was left under the revision before.
+#[test]
+fn the_end_of_a_connection_is_seen_under_another_policy_too() {
+    let (mut bench, talk) = talking(0);
+    assert!(bench.apply(&POLICY.replace("8000-8010/tcp", "8000-8011/tcp")));
+    bench.check_all(&[talk.leaves(ACK), talk.arrives(ACK), talk.answers(ACK), talk.returns(ACK)]);
+    bench.check_all(&[talk.leaves(FIN | ACK), talk.arrives(FIN | ACK), talk.answers(FIN | ACK)]);
+    bench.check(&talk.returns(FIN | ACK));
+    for port in [WEB, API] {
+        let [(_, entry)] = bench.flows("FLOWS_OPENING", port)[..] else { panic!("one flow") };
+        assert_eq!((entry.state(), entry.revision), (FlowState::Closing, bench.datapath.revision()));
+        assert_eq!(bench.flows("FLOWS", port), []);
+    }
+}
+
 #[test]
 fn another_sender_is_not_the_peer() {
     let (mut bench, talk) = talking(0);
