@@ -84,18 +84,11 @@ impl Interface {
         self.flags & NO_LINK_HEADER == 0
     }
 
-    /// Whether frames from this port have to carry one certain MAC.
-    #[inline(always)]
-    #[must_use]
-    pub const fn has_known_mac(&self) -> bool {
-        self.flags & ANY_MAC == 0
-    }
-
     /// The MAC that a frame from this port has to carry.
     #[inline(always)]
     #[must_use]
     pub const fn expected_mac(&self, seen: Mac) -> Mac {
-        if self.has_known_mac() { self.mac } else { seen }
+        if self.flags & ANY_MAC != 0 { seen } else { self.mac }
     }
 
     /// Whether `address` is one of the port's own.

@@ -90,7 +90,7 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static RECENT: PerCpuArray<Recent> = PerCpuArray::with_max_entries(LANES, 0);
 
-/// Programs write: how often a flow was opened whose place in `RECENT` this is.
+/// Programs write: how often a flow was opened whose key falls to this place, so that all CPUs forget what was there before.
 #[map]
 static OPENINGS: Array<u64> = Array::with_max_entries(PLACES, 0);
 

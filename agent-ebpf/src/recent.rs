@@ -327,5 +327,5 @@ pub(crate) fn remember(
     recent.peer_ifindex = skb.ingress_ifindex();
     recent.mark = skb.mark() & config.mark_mask;
     let now = track::ticks();
-    recent.refreshed = now - u64::from((now as u32).wrapping_sub(entry.refreshed));
+    recent.refreshed = now.wrapping_sub(u64::from((now as u32).wrapping_sub(entry.refreshed)));
 }
