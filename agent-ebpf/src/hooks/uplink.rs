@@ -14,8 +14,7 @@ use crate::{
     identify::Side,
     maps::{self, Scratch},
     parse::{self, Ports},
-    recent,
-    report,
+    recent, report,
     skb::Skb,
 };
 
@@ -39,12 +38,7 @@ pub(crate) fn from_uplink(skb: Skb) -> Verdict {
 }
 
 #[inline(always)]
-fn judge(
-    skb: Skb,
-    config: &'static Config,
-    scratch: &mut Scratch,
-    has_link_header: bool,
-) -> Action {
+fn judge(skb: Skb, config: &'static Config, scratch: &mut Scratch, has_link_header: bool) -> Action {
     let packet = &scratch.frame.packet;
     scratch.own = Side::UNKNOWN;
     match scratch.frame.ports() {
