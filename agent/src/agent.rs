@@ -83,7 +83,7 @@ impl StartError {
 pub async fn run(settings: Settings) -> Result<(), StartError> {
     // Everything that can be wrong is looked at before the kernel is touched. Rights come first: without them the
     // rest cannot even be read, and would be blamed for it.
-    kernel::probe().map_err(DatapathError::from)?;
+    kernel::probe(settings.attach).map_err(DatapathError::from)?;
     let policies = reconcile::load_policies(&settings)?;
     let registry = reconcile::load_registry(&settings)?;
     let web = settings.web_config.as_deref().map(WebConfig::load).transpose()?.map(Arc::new);
@@ -245,6 +245,7 @@ impl CounterSource for KernelCounters {
             lost_in_agent: self.pipeline.lost(),
             suppressed_in_agent: self.pipeline.suppressed(),
             backstop_dropped: self.pin_dir.as_deref().and_then(backstop::dropped_packets).unwrap_or_default(),
+            scans: self.pipeline.scans(),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: one file per command, each with its arguments and a `run` that returns the exit code.
 
+mod check;
 mod detach;
 mod output;
 mod policy;
@@ -22,6 +23,7 @@ pub struct Cli {
 enum Command {
     /// Runs the agent
     Run(run::RunArgs),
+    Check(check::CheckArgs),
     Policy(policy::Arguments),
     /// Shows what is attached and enforced
     Status(status::StatusArgs),
@@ -34,6 +36,7 @@ enum Command {
 pub fn run(cli: &Cli) -> ExitCode {
     match &cli.command {
         Command::Run(args) => run::run(args),
+        Command::Check(args) => check::run(args),
         Command::Detach(args) => detach::run(args),
         Command::Policy(arguments) => policy::run(arguments),
         Command::Status(args) => status::run(args),

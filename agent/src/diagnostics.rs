@@ -14,6 +14,7 @@ use serde::Serialize;
 pub enum Severity {
     Error,
     Warning,
+    Info,
 }
 
 /// One finding about a text.
@@ -78,6 +79,7 @@ impl Diagnostic {
         let level = match self.severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
+            Severity::Info => Level::INFO,
         };
         let title = level.primary_title(self.message.as_str()).id(self.code);
         let origin = Origin::path(self.file.as_str());

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod audit;
 pub mod backstop;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod control;

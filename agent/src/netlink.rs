@@ -18,16 +18,30 @@ const HEADER: usize = 16;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_CREATE: u16 = 0x400;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// The rest are flags.
 const ATTRIBUTE_TYPE: u16 = 0x3fff;
 
-/// Whether one thing is asked for or all there are.
+/// Whether one thing is asked for or all there are, or one that is not there yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
     One,
     All,
+    New,
+}
+
+impl Ask {
+    const fn flags(self) -> u16 {
+        NLM_F_REQUEST
+            | match self {
+                Self::One => NLM_F_ACK,
+                Self::All => NLM_F_DUMP,
+                Self::New => NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
+            }
+    }
 }
 
 /// Asks, and returns the payload of each answer. No protocol is that of routes.
@@ -39,12 +53,11 @@ pub(crate) fn request(
 ) -> io::Result<Vec<Vec<u8>>> {
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
-    let flags = NLM_F_REQUEST | if ask == Ask::All { NLM_F_DUMP } else { NLM_F_ACK };
     let length = u32::try_from(HEADER + payload.len()).map_err(io::Error::other)?;
     let mut message = Vec::with_capacity(HEADER + payload.len());
     message.extend(length.to_ne_bytes());
     message.extend(kind.to_ne_bytes());
-    message.extend(flags.to_ne_bytes());
+    message.extend(ask.flags().to_ne_bytes());
     // A sequence number, and whose it is: nobody else uses this socket.
     message.extend([0; 8]);
     message.extend(payload);

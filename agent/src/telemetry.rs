@@ -6,6 +6,7 @@ mod denied;
 pub mod labels;
 pub mod logging;
 pub mod names;
+mod scans;
 pub mod server;
 pub mod source;
 pub mod web;

@@ -126,6 +126,16 @@ pub fn run(program: &OwnedFd, times: u32) -> Result<i32> {
     Ok(u32::try_from(attributes[0] >> 32)?.cast_signed())
 }
 
+/// Runs a program on an empty frame and what it is to be told of it: a `struct __sk_buff`.
+pub fn run_told(program: &OwnedFd, context: &[u8]) -> io::Result<()> {
+    let frame = [0_u8; 64];
+    let sizes = [&frame[..], context].map(|bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+    let (frame, told) = (frame.as_ptr() as u64, context.as_ptr() as u64);
+    let mut attributes =
+        [number(program), pair(sizes[0], 0), frame, 0, pair(1, 0), pair(sizes[1], 0), told, 0];
+    call(TEST_RUN, &mut attributes).map(drop)
+}
+
 /// Pins a program or a map.
 pub fn pin(object: &OwnedFd, path: &Path) -> Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;

@@ -6,11 +6,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use lab::patience::patient;
 
 use crate::small_lab::{CLOSED_UDP, SmallLab};
 
 /// A test that hangs must not flood for ever.
 const LONGEST: Duration = Duration::from_secs(6 * 3600);
+
+/// Between two datagrams of a sender. A slow machine has other things to do as well.
+const PAUSE: Duration = Duration::from_micros(300);
 
 /// Sends for as long as it lives.
 #[derive(Debug)]
@@ -41,7 +45,7 @@ impl Flood {
                     if socket.send_to(b"x", target).is_ok() {
                         sent.fetch_add(1, Ordering::Relaxed);
                     }
-                    std::thread::sleep(Duration::from_micros(300));
+                    std::thread::sleep(patient(PAUSE));
                 }
             }));
         }

@@ -43,7 +43,7 @@ pub const ATTEMPTS: &str = "portcullis_denied_connection_attempts_total";
 /// Whether this kernel has TCX; if not, programs are attached by clsact.
 #[must_use]
 pub fn has_tcx() -> bool {
-    matches!(portcullis::datapath::kernel::probe(), Ok(portcullis::datapath::attach::Via::Tcx))
+    matches!(portcullis::datapath::kernel::probe(None), Ok(portcullis::datapath::attach::Via::Tcx))
 }
 
 static LAB: Mutex<Option<DockerLab>> = Mutex::new(None);

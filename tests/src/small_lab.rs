@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lab::netns::{Netns, within};
+use lab::patience::patient;
 use lab::process::{output, run};
 use lab::scratch::Scratch;
 
@@ -382,7 +383,7 @@ impl Newcomer {
 
 /// Whether an open connection still carries bytes both ways.
 pub fn answers(stream: &mut TcpStream) -> bool {
-    answers_within(stream, ANSWER_LIMIT)
+    answers_within(stream, patient(ANSWER_LIMIT))
 }
 
 /// The same with another limit.

@@ -125,8 +125,8 @@ fn removing_leaves_nothing() {
     let datapath = Datapath::open(&Options::new(bpffs.pins())).unwrap();
     drop(datapath);
     assert!(pins.maps().exists(), "maps outlive the agent");
-    // And the programs.
-    assert_eq!(pins.remove().pins, maps::NAMES.len() + Hook::ALL.len());
+    // And the programs, with the maps once more.
+    assert_eq!(pins.remove().pins, 2 * maps::NAMES.len() + Hook::ALL.len());
     assert!(!bpffs.pins().exists());
 }
 

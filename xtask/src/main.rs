@@ -1,9 +1,12 @@
 //! Development commands of Portcullis, behind the README's commands and behind CI. Each is a module of its own.
 #![expect(clippy::print_stdout, reason = "what these commands have to say is for the terminal")]
 
+mod alerts;
 mod apt;
 mod bench;
 mod build;
+mod conform;
+mod dashboards;
 mod demo;
 mod dist;
 mod engines;
@@ -44,10 +47,16 @@ enum Command {
     Dist(dist::Arguments),
     /// Kill, restart, replace and renew everything under traffic, for as long as there is time
     Soak(soak::Arguments),
+    /// Check the alerts, and make the Kubernetes object of them
+    Alerts(alerts::Arguments),
+    /// Draw the Grafana dashboards as they would show an attack
+    Dashboards(dashboards::Arguments),
     /// Measure what enforcement costs
     Bench(bench::Arguments),
     /// Break the shared crate in every small way and see whether its tests notice
     Mutants(mutants::Arguments),
+    /// Compare how compose files are read with Docker Compose itself
+    Conform(conform::Arguments),
     /// Check the rules of the code base that no compiler knows
     Tidy,
 }
@@ -62,8 +71,11 @@ fn main() -> ExitCode {
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
+        Command::Alerts(arguments) => alerts::run(&arguments),
+        Command::Dashboards(arguments) => dashboards::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
+        Command::Conform(arguments) => conform::run(&arguments),
         Command::Tidy => tidy::run(),
     };
     match result {

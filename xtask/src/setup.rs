@@ -112,6 +112,7 @@ fn carry_out(step: &Step) -> Result<()> {
             )
         }
         Step::UnpackEngine => engine::unpack(),
+        Step::Unpack(package) => engine::unpack_package(package),
         Step::Compose => engine::compose(),
         Step::Components(components) => {
             quiet(Command::new("rustup").args(["component", "add"]).args(components))

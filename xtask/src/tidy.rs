@@ -47,7 +47,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Every text file that git tracks or would track.
+/// Every file that git tracks or would track.
 fn read_repository(root: &Path) -> Result<Vec<SourceFile>> {
     let output = Command::new("git")
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
@@ -56,9 +56,10 @@ fn read_repository(root: &Path) -> Result<Vec<SourceFile>> {
         .context("failed to run git")?;
     let mut files = Vec::new();
     for path in String::from_utf8_lossy(&output.stdout).split('\0').filter(|path| !path.is_empty()) {
-        // What is deleted but still in the index, links to folders and pictures have no text to judge.
+        // What is deleted but still in the index, and links to folders, are no files. Pictures are, but have no text.
         let full: PathBuf = root.join(path);
-        if let Ok(text) = fs::read_to_string(&full) {
+        if full.is_file() {
+            let text = fs::read_to_string(&full).unwrap_or_default();
             files.push(SourceFile { path: path.to_owned(), text });
         }
     }

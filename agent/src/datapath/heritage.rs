@@ -30,6 +30,7 @@ pub(super) struct Heritage {
 /// The programs that one agent pinned.
 struct Set {
     generation: u64,
+    directory: PathBuf,
     programs: Vec<Program>,
 }
 
@@ -42,9 +43,10 @@ impl Heritage {
         for layout in pins.other_layouts().iter().chain([pins]) {
             for generation in layout.program_sets() {
                 heritage.generation = heritage.generation.max(generation);
-                match read_set(&layout.program_set(generation)) {
-                    Some(programs) => sets.push(Set { generation, programs }),
-                    None => remove_set(&layout.program_set(generation))?,
+                let directory = layout.program_set(generation);
+                match read_set(&directory) {
+                    Some(programs) => sets.push(Set { generation, directory, programs }),
+                    None => remove_set(&directory)?,
                 }
             }
             let retired = layout.retired_maps().into_iter().map(|map| map.generation).max();
@@ -82,11 +84,10 @@ impl Heritage {
     /// Brings the pins of maps in line with what the newest programs use.
     fn restore_maps(&mut self, pins: &Pins, newest: &Set, used: &BTreeSet<u32>) -> Result<(), PinError> {
         let wanted: BTreeSet<u32> = newest.programs.iter().flat_map(|program| program.maps.clone()).collect();
-        // Takes CAP_SYS_ADMIN; without it only what is pinned can be looked at.
-        let held: BTreeMap<String, RawMap> = wanted
-            .iter()
-            .filter_map(|&id| RawMap::by_id(id).ok())
-            .map(|map| (map.name.clone(), map))
+        let held: BTreeMap<&str, RawMap> = maps::NAMES
+            .into_iter()
+            .filter_map(|name| Some((name, RawMap::open(&newest.directory.join(name)).ok()?)))
+            .filter(|(_, map)| wanted.contains(&map.id))
             .collect();
         let directories = pins.other_layouts();
         for pins in directories.iter().chain([pins]) {
@@ -193,6 +194,12 @@ pub(super) fn remove_set(directory: &Path) -> Result<(), PinError> {
     for hook in Hook::ALL {
         let path = directory.join(hook.name());
         if raw::pinned_program(&path).is_ok() {
+            fs::remove_file(&path).map_err(|source| PinError::Io { verb: "remove", path, source })?;
+        }
+    }
+    for name in maps::NAMES {
+        let path = directory.join(name);
+        if RawMap::open(&path).is_ok() {
             fs::remove_file(&path).map_err(|source| PinError::Io { verb: "remove", path, source })?;
         }
     }

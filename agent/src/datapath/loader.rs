@@ -89,8 +89,14 @@ pub(super) fn load_as(pins: &Pins, plan: &Plan, sizes: &Sizes, diagnostics: bool
     Ok(ebpf)
 }
 
-/// Pins the programs, so that the next agent knows what this one put onto hooks.
-pub(super) fn pin_programs(ebpf: &mut Ebpf, pins: &Pins, generation: u64) -> Result<(), LoadError> {
+/// Pins the programs, so that the next agent knows what this one put onto hooks, and with them the maps that they use:
+/// by their numbers maps could be opened only with CAP_SYS_ADMIN, should their pins get lost.
+pub(super) fn pin_programs(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    plan: &Plan,
+    generation: u64,
+) -> Result<(), LoadError> {
     let directory = pins.program_set(generation);
     let failed = |verb, path: &std::path::Path| {
         let path = path.to_owned();
@@ -103,6 +109,11 @@ pub(super) fn pin_programs(ebpf: &mut Ebpf, pins: &Pins, generation: u64) -> Res
         let program = program(ebpf, hook)?;
         let fd = program.fd().map_err(|source| LoadError::Program { name, source })?;
         link::pin(fd.as_fd(), &path).map_err(failed("pin", &path))?;
+    }
+    for name in maps::NAMES {
+        let (pinned, path) = (plan.path(pins, name), directory.join(name));
+        let map = link::open(&pinned).map_err(failed("open", &pinned))?;
+        link::pin(map.as_fd(), &path).map_err(failed("pin", &path))?;
     }
     Ok(())
 }

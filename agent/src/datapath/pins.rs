@@ -297,7 +297,7 @@ impl Pins {
             judge(pins.filters(), &|name| parse_note(name).is_some());
             judge(pins.programs(), &|name| name.parse::<u64>().is_ok());
             for set in pins.program_sets() {
-                judge(pins.program_set(set), &|name| hook(name).is_some());
+                judge(pins.program_set(set), &|name| hook(name).is_some() || is_map(name));
             }
         }
         strangers

@@ -15,7 +15,9 @@ const BPF_PROG_QUERY: libc::c_long = 16;
 const MOST: usize = 64;
 
 // linux/rtnetlink.h, linux/pkt_sched.h, linux/pkt_cls.h
+const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
+const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
 const TC_CLSACT: u32 = 0xffff_fff1;
@@ -123,6 +125,19 @@ pub(super) fn remove_filter(ifindex: u32, hook: TcAttachType, filter: &Filter) -
     let info = u32::from(filter.priority) << 16 | u32::from(ETH_P_ALL.to_be());
     let request = [tcmsg(ifindex, filter.handle, parent(hook), info), kind(b"bpf\0")].concat();
     netlink::request(None, RTM_DELTFILTER, Ask::One, &request).map(drop)
+}
+
+/// Adds a clsact qdisc, if the interface has none.
+pub(super) fn add_clsact(ifindex: u32) -> io::Result<()> {
+    let request = [tcmsg(ifindex, CLSACT_HANDLE, TC_CLSACT, 0), kind(b"clsact\0")].concat();
+    netlink::request(None, RTM_NEWQDISC, Ask::New, &request).map(drop)
+}
+
+/// Asks for a BPF filter without a program, which is refused: how, tells whether there are such filters.
+pub(super) fn add_empty_filter(ifindex: u32) -> io::Result<()> {
+    let info = u32::from(ETH_P_ALL.to_be());
+    let request = [tcmsg(ifindex, 0, TC_EGRESS, info), kind(b"bpf\0")].concat();
+    netlink::request(None, RTM_NEWTFILTER, Ask::New, &request).map(drop)
 }
 
 /// Removes the clsact qdisc of an interface, with all that hangs on it.

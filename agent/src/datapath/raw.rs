@@ -14,7 +14,6 @@ const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
-const BPF_MAP_GET_FD_BY_ID: libc::c_long = 14;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 
 /// Types of maps that have a value for each CPU.
@@ -88,12 +87,6 @@ impl RawMap {
     /// Opens a pinned map; anything else that is pinned there is an error.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         Self::new(open_kind(path, "bpf-map")?)
-    }
-
-    /// Opens a map by its number, which takes CAP_SYS_ADMIN.
-    pub(super) fn by_id(id: u32) -> io::Result<Self> {
-        let mut attributes = [id, 0, 0];
-        Self::new(link::own(bpf(BPF_MAP_GET_FD_BY_ID, &mut attributes)?)?)
     }
 
     fn new(fd: OwnedFd) -> io::Result<Self> {

@@ -65,16 +65,17 @@ impl Place {
 impl Watchdog {
     /// Opens the maps that have just been pinned, and takes the programs, which should be.
     pub(super) fn new(pins: &Pins, ebpf: &mut Ebpf, generation: u64) -> io::Result<Self> {
-        let map = |name| {
-            let path = pins.map(name);
-            link::open(&path).map(|map| (name, path, map))
-        };
+        let set = pins.program_set(generation);
+        let map = |name| link::open(&pins.map(name)).map(|map| (name, pins.map(name), map));
         let mut program = |hook: Hook| -> io::Result<_> {
             let program = loader::program(ebpf, hook).map_err(io::Error::other)?;
             let fd = program.fd().map_err(io::Error::other)?.as_fd().try_clone_to_owned()?;
-            Ok((hook.name(), pins.program_set(generation).join(hook.name()), fd))
+            Ok((hook.name(), set.join(hook.name()), fd))
         };
         let mut objects = maps::NAMES.into_iter().map(map).collect::<io::Result<Vec<_>>>()?;
+        for (name, _, map) in maps::NAMES.into_iter().map(map).collect::<io::Result<Vec<_>>>()? {
+            objects.push((name, set.join(name), map));
+        }
         for hook in Hook::ALL {
             objects.push(program(hook)?);
         }

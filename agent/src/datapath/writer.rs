@@ -88,7 +88,7 @@ impl Datapath {
     pub fn open(options: &Options) -> Result<Self, DatapathError> {
         let layout =
             MarkLayout::new(options.mark_mask).ok_or(DatapathError::Mark { mask: options.mark_mask })?;
-        let via = options.via.map_or_else(kernel::probe, |via| kernel::probe().map(|_| via))?;
+        let via = kernel::probe(options.via)?;
         let pins = Pins::new(&options.pin_dir);
         pins.create()?;
         let lock = pins.lock()?;
@@ -103,7 +103,7 @@ impl Datapath {
         let mut ebpf = loaded?;
         // Known before they are used. Where that fails the watchdog says so and tries again; but maps are exchanged only
         // if the next agent can tell which of them the programs use.
-        match loader::pin_programs(&mut ebpf, &pins, generation) {
+        match loader::pin_programs(&mut ebpf, &pins, &plan, generation) {
             Err(error) if plan.changes_nothing() => {
                 tracing::warn!(error = %Chain(&error), "programs not pinned");
             }

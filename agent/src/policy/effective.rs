@@ -3,7 +3,7 @@
 use agent_common::verdict::{Mode, Severity};
 
 use super::{
-    model::{EgressEntry, Exposure, Layer, Peer, Policy, Service},
+    model::{EgressEntry, Exposure, Layer, Peer, Policy, RunAs, Service},
     ports::Ports,
     report::Mark,
 };
@@ -15,6 +15,8 @@ pub struct Effective<'p> {
     pub in_profile: bool,
     pub severity: Severity,
     pub mode: Mode,
+    /// Where it is written that the service must not run as root, if it is.
+    pub non_root: Option<Mark>,
     pub ports: Vec<EffectivePort<'p>>,
     pub egress: Vec<EffectiveEgress<'p>>,
 }
@@ -63,6 +65,8 @@ pub fn effective<'p>(policy: &'p Policy, service: &'p Service) -> Effective<'p> 
     let severity =
         pick(service, overlay, |layer| layer.severity).map_or(Severity::Warning, |(value, _)| value);
     let mode = pick(service, overlay, |layer| layer.mode).map_or(policy.mode, |(value, _)| value);
+    let non_root = pick(service, overlay, |layer| layer.run_as)
+        .and_then(|((run_as, mark), _)| (run_as == RunAs::NonRoot).then_some(mark));
     let exposure = pick(service, overlay, |layer| layer.exposure);
     let from = pick(service, overlay, |layer| layer.from.as_deref());
     let ports = pick(service, overlay, |layer| layer.ports.as_deref());
@@ -103,5 +107,5 @@ pub fn effective<'p>(policy: &'p Policy, service: &'p Service) -> Effective<'p> 
             .map(|(index, entry)| EffectiveEgress { entry, path: format!("{prefix}egress[{index}]") })
             .collect()
     });
-    Effective { in_profile, severity, mode, ports, egress }
+    Effective { in_profile, severity, mode, non_root, ports, egress }
 }

@@ -103,6 +103,7 @@ pub struct Layer {
     pub egress: Option<Vec<EgressEntry>>,
     pub severity: Option<Severity>,
     pub mode: Option<Mode>,
+    pub run_as: Option<(RunAs, Mark)>,
 }
 
 impl Layer {
@@ -112,6 +113,13 @@ impl Layer {
         let egress = self.egress.iter().flatten().map(|entry| &entry.to);
         from.chain(of_ports).map(|(peer, _)| peer).chain(egress)
     }
+}
+
+/// As whom the processes of a container may run. The kernel programs do not see it: `check` and people do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunAs {
+    Any,
+    NonRoot,
 }
 
 /// Who reaches a port without being in `from`.

@@ -95,6 +95,7 @@ shapes! {
         severity: Option<Severity>,
         /// In place of the policy's mode.
         mode: Option<Mode>,
+        run_as: Option<RunAs>,
         /// The profiles that the service belongs to; in any other it must not run.
         #[schemars(length(min = 1))]
         only_in: Option<Vec<Name>>,
@@ -113,6 +114,7 @@ shapes! {
         egress: Option<Vec<Egress>>,
         severity: Option<Severity>,
         mode: Option<Mode>,
+        run_as: Option<RunAs>,
     }
 
     /// Ports, with keys of their own if need be.
@@ -180,6 +182,13 @@ shapes! {
     enum Mode {
         Enforce,
         Observe,
+    }
+
+    /// As whom the processes of a container may run; `any` is the default. `check` looks at it, the kernel does not.
+    #[schemars(rename_all = "snake_case")]
+    enum RunAs {
+        Any,
+        NonRoot,
     }
 
     /// `internal` (the default): only `from`. `localhost`: also the host. `public`: also the host and the world.

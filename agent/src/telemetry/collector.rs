@@ -1,7 +1,7 @@
 //! Turns the published state and one reading of the counters into metric families, at every scrape.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     error::Error,
     fmt,
     sync::{Arc, Mutex, PoisonError},
@@ -21,10 +21,12 @@ use super::{
     denied::{DeniedSeries, Total},
     labels::DeniedLabels,
     names::{self, Kind, Metric},
+    scans,
     source::{CounterReading, CounterSource},
     zero::zero_series,
 };
 use crate::{
+    events::scans::Scan,
     interference::{Fault, FaultState},
     inventory::snapshot::Obstacle,
     policy::entries::Entries,
@@ -58,6 +60,7 @@ struct Counted {
     /// The last reading failed.
     failing: bool,
     maps: Vec<super::source::MapUsage>,
+    scans: BTreeMap<u32, Scan>,
     /// The entries that the zero series were made for.
     prepared: Option<Arc<Entries>>,
 }
@@ -108,6 +111,7 @@ impl Collector for StateCollector {
             }
         }
         let mut families = counted.families();
+        families.extend(scan_families(&counted.scans, &state));
         families.extend(state_families(&state));
         families
     }
@@ -134,6 +138,7 @@ impl Counted {
             + self.suppressed_in_agent.update(reading.suppressed_in_agent);
         self.backstop_dropped_sum = self.backstop_dropped.update(reading.backstop_dropped);
         self.maps = reading.maps;
+        self.scans = reading.scans;
     }
 
     fn families(&self) -> Vec<MetricFamily> {
@@ -161,6 +166,17 @@ impl Counted {
             maps(&names::MAP_CAPACITY, |map| map.capacity),
         ]
     }
+}
+
+fn scan_families(scans: &BTreeMap<u32, Scan>, state: &AgentState) -> [MetricFamily; 2] {
+    let series = scans::by_source(scans, state);
+    let ports = series.iter().map(|(source, scan)| (source.to_vec(), scan.ports as u64));
+    let targets = series.iter().flat_map(|(source, scan)| {
+        let [project, source] = source;
+        let to = |destination: &str| vec![project.clone(), source.clone(), destination.to_owned()];
+        [(to("local"), scan.local_targets as u64), (to("world"), scan.world_targets as u64)]
+    });
+    [family(&names::SCAN_PORTS, ports), family(&names::SCAN_TARGETS, targets)]
 }
 
 fn state_families(state: &AgentState) -> Vec<MetricFamily> {

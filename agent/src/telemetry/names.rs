@@ -77,6 +77,16 @@ pub const EVENTS_SUPPRESSED: Metric = counter(
     &[],
     "Denied packets without an event of their own, because one was made shortly before.",
 );
+pub const SCAN_PORTS: Metric = gauge(
+    "portcullis_scan_ports",
+    &["project", "source"],
+    "Most different ports that a single source was denied in the last ten minutes, counted up to 100.",
+);
+pub const SCAN_TARGETS: Metric = gauge(
+    "portcullis_scan_targets",
+    &["project", "source", "destination"],
+    "Most different targets that a single source was denied in the last ten minutes, counted up to 100.",
+);
 pub const ENDPOINTS: Metric =
     gauge("portcullis_endpoints", &["state"], "Container network interfaces on watched bridges.");
 pub const UNENFORCEABLE: Metric = gauge(
@@ -144,7 +154,7 @@ pub const BUILD_INFO: Metric =
     gauge("portcullis_build_info", &["version", "revision"], "The running build, always 1.");
 
 /// Every metric, in the order of the documentation.
-pub const ALL: [Metric; 23] = [
+pub const ALL: [Metric; 25] = [
     DENIED_ATTEMPTS,
     DENIED_PACKETS,
     FORWARDED_PACKETS,
@@ -152,6 +162,8 @@ pub const ALL: [Metric; 23] = [
     BACKSTOP_DROPPED,
     EVENTS_LOST,
     EVENTS_SUPPRESSED,
+    SCAN_PORTS,
+    SCAN_TARGETS,
     ENDPOINTS,
     UNENFORCEABLE,
     POLICY_INFO,

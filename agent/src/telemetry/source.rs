@@ -1,8 +1,13 @@
 //! Where counters come from: the kernel maps in the agent, a plain value in tests.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
 
 use agent_common::counter::{DeniedCount, DeniedKey, TOTALS};
+
+use crate::events::scans::Scan;
 
 /// All counters at one moment, per-CPU values summed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +22,8 @@ pub struct CounterReading {
     pub suppressed_in_agent: u64,
     /// Packets that the backstop dropped.
     pub backstop_dropped: u64,
+    /// What the busiest source of each identity was denied lately.
+    pub scans: BTreeMap<u32, Scan>,
 }
 
 /// How full a kernel map is.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use agent_common::{
     counter::{DeniedCount, Total},
-    identity::{HOST, UNKNOWN, UNMANAGED, WORLD},
+    identity::{FIRST_ADDRESS_CLASS, HOST, UNKNOWN, UNMANAGED, WORLD},
     verdict::DropReason,
 };
 
@@ -17,7 +17,10 @@ use super::{
     source::{CounterError, CounterReading, MemoryCounters},
     *,
 };
-use crate::state::fixture::{self, CRON, GONE, MAILPIT, TRUST};
+use crate::{
+    events::scans::Scan,
+    state::fixture::{self, CRON, GONE, MAILPIT, TRUST},
+};
 
 /// An agent's telemetry with hands on both of its inputs.
 struct Rig {
@@ -242,6 +245,31 @@ fn a_name_that_becomes_known_later_moves_no_counts() {
     let known = rig.scrape();
     assert_eq!(known[nameless[0].0], 7.0);
     assert_eq!(known[&attempts(MAILPIT_TO_TRUST)], 2.0);
+}
+
+#[test]
+fn a_scan_is_told_by_who_scans() {
+    let rig = Rig::new(fixture::state());
+    let zero = rig.scrape();
+    assert_eq!(zero[r#"portcullis_scan_ports{project="none",source="world"}"#], 0.0);
+    let scan = |ports, local_targets| Scan { ports, local_targets, world_targets: 0 };
+    let scans = BTreeMap::from([
+        (MAILPIT, scan(30, 6)),
+        (WORLD, scan(2, 1)),
+        (FIRST_ADDRESS_CLASS + 1, scan(17, 1)),
+        (FIRST_ADDRESS_CLASS + 2, scan(5, 3)),
+    ]);
+    rig.counters.set(CounterReading { scans, ..CounterReading::default() });
+    let scrape = rig.scrape();
+    assert_eq!(scrape[r#"portcullis_scan_ports{project="qerds",source="mailpit"}"#], 30.0);
+    assert_eq!(
+        scrape[r#"portcullis_scan_targets{project="qerds",source="mailpit",destination="local"}"#],
+        6.0
+    );
+    assert_eq!(scrape[r#"portcullis_scan_ports{project="none",source="world"}"#], 17.0, "not added up");
+    assert_eq!(scrape[r#"portcullis_scan_targets{project="none",source="world",destination="local"}"#], 3.0);
+    rig.counters.set(CounterReading::default());
+    assert!(!rig.scrape().keys().any(|series| series.contains("scan_ports") && series.contains("mailpit")));
 }
 
 #[test]

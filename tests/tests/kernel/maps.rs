@@ -138,3 +138,26 @@ fn the_clock_of_programs_is_the_monotonic_one() {
     let told = bpf::look_up::<_, u64>(&array, &0_u32).unwrap();
     assert!((before..=now()).contains(&told), "{told} is not between {before} and now");
 }
+
+/// Packet tables say by which interface a packet came in; where a test run does not take that, they cannot run.
+#[test]
+fn a_test_run_is_told_of_its_packet_and_by_which_interface_it_came_since_6_1() {
+    const MARK: usize = 8;
+    const INGRESS_IFINDEX: usize = 36;
+    const IFINDEX: usize = 40;
+    prepare().unwrap();
+    let program = bpf::returning(0).unwrap();
+    let told = |offset: usize| {
+        let mut context = [0_u8; 192];
+        context[offset..offset + 4].copy_from_slice(&1_u32.to_ne_bytes());
+        bpf::run_told(&program, &context).map_err(|error| error.raw_os_error())
+    };
+    assert_eq!([told(MARK), told(IFINDEX)], [Ok(()), Ok(())]);
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    // What lies between the two has not been asked.
+    if release.starts_with("5.10.") {
+        assert_eq!(told(INGRESS_IFINDEX), Err(Some(libc::EINVAL)));
+    } else {
+        assert_eq!(told(INGRESS_IFINDEX), Ok(()), "{release}");
+    }
+}

@@ -21,9 +21,9 @@ use crate::world::{changed, known};
 /// The agent's own choice.
 const ATTEMPT_WINDOW: u64 = 30;
 /// The clock moves by a multiple of this, and every limit lies in the middle between two.
-const TICK: u64 = 4;
+pub(crate) const TICK: u64 = 4;
 /// What all jumps of a session come to at most: machines have not been up for ever.
-const JUMPS: u64 = 100;
+pub(crate) const JUMPS: u64 = 100;
 /// A session that takes longer would come near a limit.
 const TOO_LONG: Duration = Duration::from_millis(1_000);
 

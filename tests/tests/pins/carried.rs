@@ -8,6 +8,7 @@ use std::time::Duration;
 use integration_tests::daemon::Daemon;
 use integration_tests::flood::Flood;
 use integration_tests::small_lab::{SmallLab, answers};
+use lab::patience::patient;
 
 use crate::{CLSACT, DENIED, NO_ADOPTION, assert_enforced, assert_monotone, assert_settled, denied, names};
 
@@ -28,7 +29,7 @@ fn open(lab: &SmallLab) -> TcpStream {
 /// Makes the neighbours known, so that each datagram of the flood that counts gets as far as to the hook.
 fn warm_up(lab: &SmallLab) {
     let flood = Flood::start(lab).unwrap();
-    std::thread::sleep(Duration::from_millis(150));
+    std::thread::sleep(patient(Duration::from_millis(150)));
     flood.stop();
 }
 
@@ -36,9 +37,11 @@ fn warm_up(lab: &SmallLab) {
 fn open_on_and_on(lab: &SmallLab, ended: &AtomicBool, opened: &AtomicU64, failed: &AtomicU64) {
     while !ended.load(Ordering::Relaxed) {
         // A handshake that begins in the moment of the exchange may need its repetitions.
-        let stream = lab.connect_within(Duration::from_secs(4), "api", "db", 5432).unwrap();
+        let stream = lab.connect_within(patient(Duration::from_secs(4)), "api", "db", 5432).unwrap();
         let count = if stream.is_some_and(|mut stream| answers(&mut stream)) { opened } else { failed };
         count.fetch_add(1, Ordering::Relaxed);
+        // Many would be all that a slow machine does.
+        std::thread::sleep(patient(Duration::from_millis(1)));
     }
 }
 
@@ -82,7 +85,7 @@ fn sizes_change(settings: &str) {
         agent
     });
     let sent = flood.stop();
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(patient(Duration::from_millis(100)));
     assert_eq!(denied(&agent) - denied_before, sent as f64, "each datagram counts once: {}", agent.log());
     assert_eq!(lab.datagrams(), leaked, "datagrams leaked, of {sent}");
     assert_eq!(agent.revision().unwrap(), revision, "nothing changed, so the revision may not move");
@@ -126,7 +129,7 @@ fn a_change_that_is_cut_short_is_finished_by_the_next_agent() {
     }
     let agent: Daemon = lab.run(&[]).unwrap();
     let sent = flood.stop();
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(patient(Duration::from_millis(100)));
     eprintln!("{begun} of 12 agents were killed in the middle of the change");
     assert!(answers(&mut stream), "{}", agent.log());
     assert_monotone(&counters, &agent.metrics().unwrap());

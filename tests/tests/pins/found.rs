@@ -31,7 +31,7 @@ fn between_two_agents(lab: &SmallLab, change: impl FnOnce()) -> (Daemon, f64) {
     assert_monotone(&before, &agent.metrics().unwrap());
     let leaked = lab.datagrams();
     let flood = Flood::start(lab).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    std::thread::sleep(std::time::Duration::from_millis(600));
     assert!(flood.stop() > 100);
     assert_eq!(lab.datagrams(), leaked, "leaked after the start: {}", agent.log());
     assert_enforced(lab);

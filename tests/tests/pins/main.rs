@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use integration_tests::daemon::Daemon;
 use integration_tests::small_lab::SmallLab;
 use lab::observed::Sample;
+use lab::patience::patient;
 
 /// No connection is taken over by other means than by carrying its flow over.
 const NO_ADOPTION: &str = "adopt: 0\n";
@@ -60,7 +61,7 @@ fn assert_settled(lab: &SmallLab) {
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let since = Instant::now();
     while !is_so() {
-        assert!(since.elapsed() < SOON, "not within {SOON:?}: {what}");
+        assert!(since.elapsed() < patient(SOON), "not within {SOON:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

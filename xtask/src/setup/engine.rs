@@ -129,7 +129,8 @@ fn libraries_in(depends: &str) -> BTreeSet<String> {
         .split(',')
         .filter_map(|dependency| dependency.split('|').next()?.split_whitespace().next())
         .map(|name| name.split(':').next().unwrap_or(name))
-        .filter(|name| name.starts_with("lib"))
+        // Scripts for web pages are called so too.
+        .filter(|name| name.starts_with("lib") && !name.starts_with("libjs-"))
         .map(str::to_owned)
         .collect()
 }
@@ -157,7 +158,7 @@ mod tests {
 
     #[test]
     fn only_libraries_are_taken_from_a_dependency_list() {
-        let depends = "libc6 (>= 2.34), libdevmapper1.02.1 (>= 2:1.02.97), libsystemd0, adduser, containerd (>= 1.4~), iptables, tini";
+        let depends = "libc6 (>= 2.34), libdevmapper1.02.1 (>= 2:1.02.97), libsystemd0, libjs-jquery, adduser, containerd (>= 1.4~), iptables, tini";
         let found: Vec<String> = libraries_in(depends).into_iter().collect();
         assert_eq!(found, ["libc6", "libdevmapper1.02.1", "libsystemd0"]);
     }

@@ -61,7 +61,7 @@ impl fmt::Display for Toolchain {
 }
 
 /// Programs without which no lab runs, and the package that has each. Those of an engine are handled apart.
-pub(crate) const PROGRAMS: [(&str, &str); 12] = [
+pub(crate) const PROGRAMS: [(&str, &str); 15] = [
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("iptables", "iptables"),
@@ -74,10 +74,22 @@ pub(crate) const PROGRAMS: [(&str, &str); 12] = [
     ("git", "git"),
     ("tar", "tar"),
     ("mount", "mount"),
+    // What judges the agent's output comes from the registries of their languages.
+    ("openssl", "openssl"),
+    ("pip3", "python3-pip"),
+    ("npm", "npm"),
 ];
 
 /// What an engine consists of.
 pub(crate) const ENGINE: [&str; 5] = ["dockerd", "docker", "containerd", "runc", "docker-proxy"];
+
+/// Programs whose packages would start them as services: they are unpacked only, with the package that has each.
+pub(crate) const UNPACKED: [(&str, &str); 4] = [
+    ("promtool", "prometheus"),
+    ("prometheus", "prometheus"),
+    ("amtool", "prometheus-alertmanager"),
+    ("prometheus-alertmanager", "prometheus-alertmanager"),
+];
 
 /// Parts of a Rust toolchain that a minimal one leaves out, and the cargo command that each brings.
 pub(crate) const COMPONENTS: [(&str, &str); 2] = [("rustfmt", "fmt"), ("clippy", "clippy")];
@@ -89,6 +101,8 @@ impl Facts {
         let mut programs: BTreeSet<String> =
             PROGRAMS.iter().map(|(program, _)| *program).filter(present).map(str::to_owned).collect();
         programs.extend(ENGINE.iter().copied().filter(present).map(str::to_owned));
+        let unpacked = UNPACKED.iter().map(|(program, _)| *program);
+        programs.extend(unpacked.filter(present).map(str::to_owned));
         // A container has no libraries: only a static busybox runs in one.
         if tools::find("busybox").is_some_and(|busybox| text(Command::new("ldd").arg(busybox)).contains("=>"))
         {

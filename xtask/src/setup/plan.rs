@@ -5,7 +5,7 @@ use std::fmt;
 
 use anyhow::{Result, bail};
 
-use super::facts::{COMPONENTS, ENGINE, Facts, PROGRAMS};
+use super::facts::{COMPONENTS, ENGINE, Facts, PROGRAMS, UNPACKED};
 
 /// LLVM versions that the linker's release can be built with.
 const LINKER_LLVM: [u32; 3] = [21, 22, 23];
@@ -25,8 +25,12 @@ pub(super) enum Plan {
 pub(super) enum Step {
     AptUpdate,
     AptInstall(Vec<String>),
-    BpfLinker { llvm: u32 },
+    BpfLinker {
+        llvm: u32,
+    },
     UnpackEngine,
+    /// A package that is unpacked below `target/`.
+    Unpack(String),
     Compose,
     Components(Vec<String>),
 }
@@ -40,6 +44,9 @@ impl fmt::Display for Step {
             Self::UnpackEngine => f.write_str(
                 "unpacking a Docker Engine below target/ for the lab (nothing is installed or started)",
             ),
+            Self::Unpack(package) => {
+                write!(f, "unpacking {package} below target/ (nothing is installed or started)")
+            }
             Self::Components(components) => {
                 write!(f, "adding {} to the Rust toolchain", components.join(" and "))
             }
@@ -96,6 +103,12 @@ pub(super) fn next(facts: &Facts) -> Result<Plan> {
     } else if !facts.compose {
         steps.push(Step::Compose);
     }
+    let unpacked: BTreeSet<&str> = UNPACKED
+        .iter()
+        .filter(|(program, _)| !facts.programs.contains(*program))
+        .map(|(_, package)| *package)
+        .collect();
+    steps.extend(unpacked.into_iter().map(|package| Step::Unpack(package.to_owned())));
     let components: Vec<String> = COMPONENTS
         .iter()
         .map(|(component, _)| (*component).to_owned())
@@ -120,7 +133,7 @@ pub(super) fn next(facts: &Facts) -> Result<Plan> {
         // What the packages bring may decide the other steps: they come in the next round.
         return Ok(Plan::Steps(vec![Step::AptUpdate, Step::AptInstall(packages.into_iter().collect())]));
     }
-    if steps.iter().any(|step| matches!(step, Step::UnpackEngine | Step::Compose)) {
+    if steps.iter().any(|step| matches!(step, Step::UnpackEngine | Step::Unpack(_) | Step::Compose)) {
         steps.insert(0, Step::AptUpdate);
     }
     Ok(Plan::Steps(steps))
@@ -165,6 +178,11 @@ fn instructions(facts: &Facts, packages: &BTreeSet<String>, steps: &[Step]) -> S
         match step {
             Step::UnpackEngine => {
                 text.push_str(&format!("  {} in PATH; none of them has to run\n", ENGINE.join(", ")));
+            }
+            Step::Unpack(package) => {
+                text.push_str(&format!(
+                    "  the programs of Debian's package `{package}` in PATH; none has to run\n"
+                ));
             }
             Step::Compose => text.push_str("  docker-compose\n"),
             Step::Components(components) => {

@@ -28,12 +28,19 @@ const EMULATOR: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
 /// What CI boots: the oldest that is supported, and those of Debian's releases since.
 const USUAL: [&str; 3] = ["5.10", "6.1", "6.12"];
 
+/// What every run of all tests runs in guests: what has passed on each of these kernels run after run. `--kernel` runs
+/// more.
+const IN_EVERY_RUN: [&str; 5] = ["verifier", "kernel", "told", "reload", "restart"];
+
 /// Which kernels, and what to run on them.
 #[derive(Debug, clap::Args)]
 pub(super) struct Guests {
     /// Run only the tests in guests, with these kernel lines of Debian, such as 5.10,6.1,6.12
     #[arg(long = "kernel", value_name = "KERNELS", value_delimiter = ',', conflicts_with_all = ["fast", "only"])]
     lines: Vec<String>,
+    /// In guests, run every test that can run there, and not the share that says most; it takes long
+    #[arg(long)]
+    all: bool,
     /// In guests, run only these test programs
     #[arg(long = "program", value_name = "PROGRAMS", value_delimiter = ',')]
     programs: Vec<String>,
@@ -60,13 +67,19 @@ impl Guests {
 
     fn choice(&self) -> Choice<'_> {
         if self.record {
-            return Choice { programs: vec![record::PROGRAM], filter: Some(record::TEST), record: true };
+            return Choice {
+                programs: vec![record::PROGRAM],
+                filter: Some(record::TEST),
+                all: false,
+                record: true,
+            };
         }
-        Choice {
-            programs: self.programs.iter().map(String::as_str).collect(),
-            filter: self.filter.as_deref(),
-            record: false,
-        }
+        let programs = if self.lines.is_empty() && self.programs.is_empty() && !self.all {
+            IN_EVERY_RUN.to_vec()
+        } else {
+            self.programs.iter().map(String::as_str).collect()
+        };
+        Choice { programs, filter: self.filter.as_deref(), all: self.all, record: false }
     }
 }
 
@@ -76,6 +89,8 @@ struct Choice<'a> {
     /// All, if there are none.
     programs: Vec<&'a str>,
     filter: Option<&'a str>,
+    /// Every test, and not only those that run in every run.
+    all: bool,
     /// The tests are to count instructions and not to compare them.
     record: bool,
 }

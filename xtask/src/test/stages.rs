@@ -36,7 +36,7 @@ enum Work {
 pub(super) const KERNELS: &str = "kernels";
 
 /// In order: cheap before dear, unprivileged before privileged.
-pub(super) const STAGES: [Stage; 10] = [
+pub(super) const STAGES: [Stage; 12] = [
     stage("fmt", "formatting", Work::Check(&["fmt", "--all", "--check"])),
     stage(
         "tidy",
@@ -81,9 +81,19 @@ pub(super) const STAGES: [Stage; 10] = [
         )
     },
     stage(
+        "alerts",
+        "alert rules by Prometheus's own tools",
+        Work::Check(&["run", "--quiet", "--package", "xtask", "--", "alerts"]),
+    ),
+    stage(
         "unit",
         "unit, property and command line tests",
         Work::Tests(&["--workspace", "--exclude", "integration-tests", "--exclude", "agent-ebpf"]),
+    ),
+    stage(
+        "conform",
+        "compose files, read as Docker Compose reads them",
+        Work::Check(&["run", "--quiet", "--package", "xtask", "--", "conform", "--compose"]),
     ),
     stage(
         "inputs",

@@ -61,6 +61,9 @@ impl Pins {
             for name in names(&directory).iter().filter(|name| hook(name).is_some()) {
                 remove_pin(&directory.join(name), "bpf-prog", removed);
             }
+            for name in maps::NAMES {
+                remove_pin(&directory.join(name), "bpf-map", removed);
+            }
             remove_directory(&directory, removed);
         }
         let retired = self.retired_maps();

@@ -7,7 +7,7 @@ use agent_common::verdict::{Mode, Severity};
 use super::{
     super::{
         glob::Glob,
-        model::{Exposure, Layer, Overlay, PortEntry, Select, Service},
+        model::{Exposure, Layer, Overlay, PortEntry, RunAs, Select, Service},
         ports::Ports,
         report::{Code, Mark, Report},
         tree::{Key, Node, Value},
@@ -17,11 +17,11 @@ use super::{
 };
 
 /// The keys that an overlay may hold.
-pub(in super::super) const OVERLAY_KEYS: [&str; 6] =
-    ["exposure", "ports", "from", "egress", "severity", "mode"];
+pub(in super::super) const OVERLAY_KEYS: [&str; 7] =
+    ["exposure", "ports", "from", "egress", "severity", "mode", "run_as"];
 /// The keys of a service.
-pub(in super::super) const SERVICE_KEYS: [&str; 9] =
-    ["exposure", "ports", "from", "egress", "severity", "mode", "only_in", "select", "profiles"];
+pub(in super::super) const SERVICE_KEYS: [&str; 10] =
+    ["exposure", "ports", "from", "egress", "severity", "mode", "run_as", "only_in", "select", "profiles"];
 /// The keys of an item of `ports`.
 pub(in super::super) const PORT_KEYS: [&str; 3] = ["port", "from", "exposure"];
 /// The keys of `select`.
@@ -36,6 +36,7 @@ const EXPOSURES: [(&str, Exposure); 3] =
     [("internal", Exposure::Internal), ("localhost", Exposure::Localhost), ("public", Exposure::Public)];
 const SEVERITIES: [(&str, Severity); 3] =
     [("info", Severity::Info), ("warning", Severity::Warning), ("critical", Severity::Critical)];
+const RUN_AS: [(&str, RunAs); 2] = [("any", RunAs::Any), ("non_root", RunAs::NonRoot)];
 
 /// Reads a service; of what is wrong the rest is kept, so that names that refer to it stay known.
 pub(super) fn service(key: &Key, node: &Node, names: &Names<'_>, report: &mut Report<'_>) -> Service {
@@ -88,6 +89,9 @@ fn layer(fields: &Fields<'_>, names: &Names<'_>, report: &mut Report<'_>) -> Lay
         egress: fields.get("egress").and_then(|(_, node)| egress_list(node, names, report)),
         severity: fields.get("severity").and_then(|(_, node)| word(node, "severity", &SEVERITIES, report)),
         mode: fields.get("mode").and_then(|(_, node)| word(node, "mode", &MODES, report)),
+        run_as: fields
+            .get("run_as")
+            .and_then(|(key, node)| Some((word(node, "run_as", &RUN_AS, report)?, key.mark))),
     }
 }
 

@@ -4,7 +4,13 @@ fn complete() -> Facts {
     Facts {
         debian: true,
         root: true,
-        programs: PROGRAMS.iter().map(|(program, _)| *program).chain(ENGINE).map(str::to_owned).collect(),
+        programs: PROGRAMS
+            .iter()
+            .chain(&UNPACKED)
+            .map(|(program, _)| *program)
+            .chain(ENGINE)
+            .map(str::to_owned)
+            .collect(),
         compose: true,
         components: COMPONENTS.iter().map(|(component, _)| (*component).to_owned()).collect(),
         rustup: true,
@@ -43,7 +49,7 @@ fn a_fresh_debian_gets_packages_then_the_linker_for_their_llvm_then_an_engine() 
         "no engine is installed: {packages:?}"
     );
 
-    facts.programs = PROGRAMS.iter().map(|(program, _)| (*program).to_owned()).collect();
+    facts.programs = PROGRAMS.iter().chain(&UNPACKED).map(|(program, _)| (*program).to_owned()).collect();
     facts.debian_llvm = Some(22);
     let second = steps(&facts);
     let Step::AptInstall(packages) = &second[1] else { panic!("{second:?}") };
@@ -62,6 +68,7 @@ fn a_docker_in_path_is_left_as_it_is() {
     let facts = Facts {
         programs: PROGRAMS
             .iter()
+            .chain(&UNPACKED)
             .map(|(program, _)| *program)
             .filter(|name| *name != "nft")
             .chain(ENGINE)

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 /// What the tests need; what is built into a kernel has no file.
-const NEEDED: [&str; 8] = [
+const NEEDED: [&str; 9] = [
     "bridge",
     "veth",
     "sch_ingress",
@@ -15,6 +15,7 @@ const NEEDED: [&str; 8] = [
     "nf_tables",
     "nft_meta_bridge",
     "nft_counter",
+    "nft_objref",
     "nf_tables_set",
 ];
 

@@ -21,22 +21,60 @@ echo \"guest: done\"
 poweroff -f
 ";
 
-/// Loads its modules and runs the tests, each program with what is left out on this kernel left out.
-pub(super) fn of_kernel(kernel: &Kernel, modules: &[&str], built: &[Built], choice: &Choice) -> String {
-    let mut script = format!(
-        "export PORTCULLIS_REPORT=/report PORTCULLIS_PATIENCE={PATIENCE}
-for module in {}; do insmod \"/modules/{}/$module.ko\" || echo \"guest: no module $module\"; done
-run() {{
+/// Runs a test program, and says how it ended and what it reported.
+const RUN: &str = r#"
+run() {
     name=$1
     shift
-    \"/vm/deps/$name\" --test-threads=1 \"$@\" </dev/null 2>&1
-    echo \"guest: $name ended with $?\"
+    "/vm/deps/$name" --test-threads=1 "$@" </dev/null 2>&1
+    echo "guest: $name ended with $?"
     test -f /report && cat /report && rm /report
-}}
-",
-        modules.join(" "),
-        kernel.release,
-    );
+}
+"#;
+
+/// Loaded last, after it was seen what the agent says without each.
+const LATE: [&str; 2] = ["sch_ingress", "cls_bpf"];
+
+/// A kernel that lacks a module: the agent names it and does not start. It asks before it reads a policy.
+const WITHOUT: &str = r#"
+without() {
+    echo "attach: clsact" >/tmp/without.yaml
+    said=$(/vm/portcullis run --config /tmp/without.yaml 2>&1 </dev/null)
+    code=$?
+    case "$code $said" in
+    "2 "*"(module \`$1\`)"*)
+        echo "test without_$1_the_agent_names_it ... ok"
+        echo "test result: ok. 1 passed; 0 failed"
+        ;;
+    *)
+        echo "exit code $code: $said"
+        echo "test without_$1_the_agent_names_it ... FAILED"
+        echo "test result: FAILED. 0 passed; 1 failed"
+        ;;
+    esac
+}
+"#;
+
+/// Loads its modules and runs the tests, each program with what is left out on this kernel left out.
+pub(super) fn of_kernel(kernel: &Kernel, modules: &[&str], built: &[Built], choice: &Choice) -> String {
+    let insmod = |modules: &[&str]| {
+        let release = &kernel.release;
+        format!(
+            "for module in {}; do insmod \"/modules/{release}/$module.ko\" || echo \"guest: no module $module\"; done\n",
+            modules.join(" ")
+        )
+    };
+    let (late, early): (Vec<&str>, Vec<&str>) = modules.iter().partition(|module| LATE.contains(module));
+    let mut script = format!("export PORTCULLIS_REPORT=/report PORTCULLIS_PATIENCE={PATIENCE}\n");
+    script.push_str(&insmod(&early));
+    script.push_str(WITHOUT);
+    for module in late {
+        if !choice.record {
+            script.push_str(&format!("without {module}\n"));
+        }
+        script.push_str(&insmod(&[module]));
+    }
+    script.push_str(RUN);
     if choice.record {
         script.push_str("export PORTCULLIS_RECORD=1\n");
     }
@@ -55,8 +93,13 @@ run() {{
         for (name, value) in program.settings {
             script.push_str(&format!("export {name}={value}\n"));
         }
-        let filter = choice.filter.unwrap_or_default();
-        script.push_str(&format!("run {}{arguments} {filter}\n", program.name));
+        // The harness runs a test that any of the names is part of.
+        let names = match choice.filter {
+            Some(filter) => filter.to_owned(),
+            None if choice.all => String::new(),
+            None => program.usual().join(" "),
+        };
+        script.push_str(&format!("run {}{arguments} {names}\n", program.name));
     }
     script
 }
