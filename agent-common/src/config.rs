@@ -13,7 +13,8 @@ pub struct Config {
     pub strictest_mode: u8,
     /// 1 if the map `PUBLISHED` has entries: without any nobody's packets need a look for their sake.
     pub has_published: u8,
-    pub _pad: [u8; 2],
+    /// Moves with every change of what the programs know of the host, right after it: nobody remembers anything longer.
+    pub epoch: u16,
     /// Seconds that a flow lives without a packet.
     pub timeouts: Timeouts,
     /// Seconds in which a repeated UDP, ICMP or non-SYN denial is not a new attempt or event.

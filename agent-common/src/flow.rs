@@ -174,6 +174,8 @@ pub enum FlowState {
     Established = 3,
     /// TCP: reset, or closed by both sides.
     Closing = 4,
+    /// The flow stands in `FLOWS` by now: no flow any more, but a place in `FLOWS_OPENING` to come back to.
+    Moved = 5,
 }
 
 /// What a packet of a flow does to its entry's place.
@@ -181,9 +183,9 @@ pub enum FlowState {
 pub enum Step {
     /// The entry stays in its table.
     Stay,
-    /// The entry moves from `FLOWS_OPENING` to `FLOWS`.
+    /// The flow moves from `FLOWS_OPENING` to `FLOWS`.
     Establish,
-    /// The entry moves back: what is over needs no place that is never evicted.
+    /// It moves back: what is over needs no place that is never evicted.
     Close,
 }
 
@@ -196,6 +198,7 @@ impl FlowEntry {
             1 => FlowState::Opening,
             2 => FlowState::Replied,
             3 => FlowState::Established,
+            5 => FlowState::Moved,
             _ => FlowState::Closing,
         }
     }
@@ -222,6 +225,7 @@ impl FlowEntry {
     #[must_use]
     pub const fn is_expired(&self, protocol: u8, now: u64, timeouts: &Timeouts) -> bool {
         let seconds = match (protocol, self.state()) {
+            (_, FlowState::Moved) => return true,
             (PROTOCOL_TCP, FlowState::Opening | FlowState::Replied) => timeouts.tcp_opening,
             (PROTOCOL_TCP, FlowState::Established) => timeouts.tcp_established,
             (PROTOCOL_TCP, FlowState::Closing) => timeouts.tcp_closing,

@@ -174,6 +174,13 @@ impl Mac {
         Self(number & 0xffff_ffff_ffff)
     }
 
+    /// The number that the six bytes are, the first being the highest.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.0
+    }
+
     /// The six bytes as they go over the wire.
     #[must_use]
     pub const fn bytes(&self) -> [u8; 6] {

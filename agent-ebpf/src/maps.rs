@@ -10,7 +10,7 @@ use agent_common::{
     counter::{DeniedCount, DeniedKey, TOTALS as TOTAL_COUNT, Total},
     endpoint::{Destination, Interface, InterfaceKind, Published, PublishedKey},
     event::{AttemptEntry, AttemptKey},
-    flow::{FlowEntry, FlowKey, HeldKey, PLACES},
+    flow::{FIN_LOCAL, FIN_REMOTE, FlowEntry, FlowKey, FlowState, HeldKey, PLACES},
     packet::{Address, PROTOCOL_ICMP},
     policy::{AddressKey, PolicyTable, Rule, RuleKey, Scope, Subject, SubjectKey, prefix_words},
     verdict::{Direction, Mode},
@@ -25,7 +25,7 @@ use crate::{
     hooks::{Because, Case},
     identify::Side,
     parse::Frame,
-    recent::Recent,
+    recent::{Header, LANES, Recent},
     report::Denial,
 };
 
@@ -88,15 +88,17 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 /// Programs write: what this CPU remembers of flows. Nothing is lost with it but time.
 #[map]
-static RECENT: PerCpuArray<Recent> = PerCpuArray::with_max_entries(PLACES, 0);
+static RECENT: PerCpuArray<Recent> = PerCpuArray::with_max_entries(LANES, 0);
 
-/// Programs write: how often a flow was opened whose place in `RECENT` this is.
+/// Programs write: how often a flow was opened whose key falls to this place, so that all CPUs forget what was there before.
 #[map]
 static OPENINGS: Array<u64> = Array::with_max_entries(PLACES, 0);
 
 /// What one packet needs.
 pub(crate) struct Scratch {
     pub(crate) frame: Frame,
+    /// As far as it is read without parsing.
+    pub(crate) header: Header,
     pub(crate) key: MaybeUninit<FlowKey>,
     pub(crate) case: Case,
     pub(crate) because: Because,
@@ -122,7 +124,8 @@ pub(crate) fn forget() {
 pub(crate) fn opaque(value: bool) -> bool {
     let mut word = u64::from(value);
     // SAFETY: does nothing, but may have changed the register as far as the compiler knows.
-    unsafe { asm!("/* {word} */", word = inout(reg) word, options(nomem, nostack, preserves_flags)) }
+    // A register by name, because the text has to be empty: line information would name the next instruction twice.
+    unsafe { asm!("", inout("r1") word, options(nomem, nostack, preserves_flags)) }
     word != 0
 }
 
@@ -139,6 +142,31 @@ const EEXIST: i32 = -17;
 #[inline(always)]
 pub(crate) fn config() -> Option<&'static Config> {
     CONFIG.get(0)
+}
+
+/// The revision in force. Volatile, so that nobody reads it again later.
+#[inline(always)]
+pub(crate) fn revision(config: &Config) -> u32 {
+    // SAFETY: of a reference.
+    unsafe { (&raw const config.revision).read_volatile() }
+}
+
+/// How the host is numbered now, to be read before anything of it is looked up: see [`after`].
+#[inline(always)]
+pub(crate) fn epoch(config: &Config) -> u32 {
+    // SAFETY: of a reference.
+    u32::from(unsafe { (&raw const config.epoch).read_volatile() })
+}
+
+/// `index`, as something that follows from `epoch`. A processor that reads ahead may look up an index before it has read
+/// an epoch that stands earlier in the program, and so find what is old under a number that is new; what depends on the
+/// epoch it cannot know earlier. The other half is the agent's, which writes the epoch last.
+#[inline(always)]
+pub(crate) fn after(epoch: u32, index: u32) -> u32 {
+    let mut nothing = u64::from(epoch);
+    // SAFETY: a register is cleared, in a way that the compiler does not see through.
+    unsafe { asm!("{nothing} &= 0", nothing = inout(reg) nothing, options(nomem, nostack)) }
+    index | nothing as u32
 }
 
 #[inline(always)]
@@ -283,21 +311,32 @@ pub(crate) fn add_opening(place: u32) {
     }
 }
 
-/// A live or expired entry of either table.
+/// A live or expired entry of either table. It is in one of them: `opening` says where to look first.
 #[inline(always)]
-pub(crate) fn flow(key: &FlowKey) -> Option<*mut FlowEntry> {
-    // A ping never leaves the opening table.
-    if key.protocol != PROTOCOL_ICMP
-        && let Some(entry) = FLOWS.get_ptr_mut(key)
-    {
+pub(crate) fn flow(key: &FlowKey, opening: bool) -> Option<*mut FlowEntry> {
+    if opening {
+        if let Some(entry) = opening_flow(key) {
+            return Some(entry);
+        }
+        return established_flow(key);
+    }
+    if let Some(entry) = established_flow(key) {
         return Some(entry);
     }
-    FLOWS_OPENING.get_ptr_mut(key)
+    opening_flow(key)
+}
+
+/// A live or expired entry of the table that evicts.
+#[inline(always)]
+fn opening_flow(key: &FlowKey) -> Option<*mut FlowEntry> {
+    // SAFETY: as in `track::find`.
+    FLOWS_OPENING.get_ptr_mut(key).filter(|&entry| unsafe { (*entry).state } != FlowState::Moved as u8)
 }
 
 /// A live or expired entry of the table that never evicts.
 #[inline(always)]
 pub(crate) fn established_flow(key: &FlowKey) -> Option<*mut FlowEntry> {
+    // A ping never gets there.
     if key.protocol == PROTOCOL_ICMP { None } else { FLOWS.get_ptr_mut(key) }
 }
 
@@ -325,14 +364,18 @@ pub(crate) fn lent(key: &FlowKey) -> Option<*mut FlowEntry> {
     FLOWS_OPENING.get_ptr_mut(key)
 }
 
-/// Moves a flow to the table that never evicts, unless its port has too many there.
+/// Puts a flow into the table that never evicts, unless its port has too many there.
 #[inline(always)]
 pub(crate) fn establish_flow(key: &FlowKey, entry: &FlowEntry) -> Result<(), ()> {
     let place = HeldKey::new(key, entry);
     let held = held(&place)?;
+    let limit = i64::from(FLOWS_PER_PORT.load());
     // SAFETY: as above; the count may move meanwhile, and the limit is no exact one.
-    let now_held = unsafe { held.read_volatile() }.wrapping_sub(gone(&place));
-    if now_held.cast_signed() >= i64::from(FLOWS_PER_PORT.load()) {
+    let ever_held = unsafe { held.read_volatile() };
+    // How many are gone is only asked where it matters. Less than none are where ports were told apart by other numbers.
+    if !(0..limit).contains(&ever_held.cast_signed())
+        && ever_held.wrapping_sub(gone(&place)).cast_signed() >= limit
+    {
         return Err(());
     }
     match FLOWS.insert(key, entry, NOEXIST) {
@@ -341,19 +384,47 @@ pub(crate) fn establish_flow(key: &FlowKey, entry: &FlowEntry) -> Result<(), ()>
         Err(EEXIST) => {}
         Err(_) => return Err(()),
     }
-    best_effort(FLOWS_OPENING.remove(key));
     Ok(())
+}
+
+/// Removes what is left in the table that evicts of an earlier flow with the same addresses.
+#[inline(always)]
+pub(crate) fn remove_opening_flow(key: &FlowKey) {
+    best_effort(FLOWS_OPENING.remove(key));
 }
 
 /// Moves a flow that is over to the table that evicts; without room there it stays until it expires.
 #[inline(always)]
 pub(crate) fn close_flow(key: &FlowKey, entry: &FlowEntry) {
-    if FLOWS_OPENING.insert(key, entry, ANY).is_ok()
+    if put_back(key, entry)
         && FLOWS.remove(key).is_ok()
         && let Ok(held) = held(&HeldKey::new(key, entry))
     {
         add(held, u64::MAX);
     }
+}
+
+/// Makes an entry in the table that evicts of a flow that has come from there: in the one that it has left, if that is
+/// still there.
+#[inline(always)]
+fn put_back(key: &FlowKey, entry: &FlowEntry) -> bool {
+    if let Some(left) = FLOWS_OPENING.get_ptr_mut(key) {
+        // SAFETY: as in `track::find`.
+        let left = unsafe { &mut *left };
+        if left.state == FlowState::Moved as u8
+            && left.peer == entry.peer
+            && left.revision == entry.revision
+            && (left.flags ^ entry.flags) & !(FIN_LOCAL | FIN_REMOTE) == 0
+        {
+            // The map may reuse it for another flow at this moment, which is then over too early. Nothing is written that
+            // says whether a flow is allowed, by whom, or how its packets are marked.
+            left.last_seen = entry.last_seen;
+            left.refreshed = entry.refreshed;
+            left.state = entry.state;
+            return true;
+        }
+    }
+    FLOWS_OPENING.insert(key, entry, ANY).is_ok()
 }
 
 /// The count of a port's flows in one direction.

@@ -13,6 +13,7 @@ pub(crate) struct Skb {
 /// Integers that packets are read as. Fields are taken out by shifting: the BPF target would read byte arrays one
 /// byte at a time.
 pub(crate) trait Word: Copy {}
+impl Word for u8 {}
 impl Word for u16 {}
 impl Word for u32 {}
 impl Word for u64 {}
@@ -98,6 +99,14 @@ impl Skb {
         Some(unsafe { words.assume_init() })
     }
 
+    /// The first bytes of the frame if they all lie in the linear part.
+    #[inline(always)]
+    pub(crate) fn head<const LENGTH: usize>(self) -> Option<Head<LENGTH>> {
+        // SAFETY: as in `load`.
+        let (data, end) = unsafe { ((*self.raw).data as usize, (*self.raw).data_end as usize) };
+        if data + LENGTH > end { None } else { Some(Head { data }) }
+    }
+
     #[inline(always)]
     pub(crate) fn copy<W: Word, const N: usize>(self, offset: usize) -> Option<[W; N]> {
         let mut words = MaybeUninit::<[W; N]>::uninit();
@@ -112,5 +121,21 @@ impl Skb {
         };
         // SAFETY: the helper has filled all of it.
         (result == 0).then(|| unsafe { words.assume_init() })
+    }
+}
+
+/// So many bytes of a frame, where they lie.
+#[derive(Clone, Copy)]
+pub(crate) struct Head<const LENGTH: usize> {
+    data: usize,
+}
+
+impl<const LENGTH: usize> Head<LENGTH> {
+    /// The word at `OFFSET`.
+    #[inline(always)]
+    pub(crate) fn word<W: Word, const OFFSET: usize>(self) -> W {
+        const { assert!(OFFSET + size_of::<W>() <= LENGTH) }
+        // SAFETY: within the linear part. The machines this runs on load from any address.
+        unsafe { ((self.data + OFFSET) as *const W).read_volatile() }
     }
 }

@@ -14,13 +14,7 @@ use agent_common::{
 };
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 
-use crate::{
-    hooks::Opening,
-    identify, maps,
-    parse::Frame,
-    recent::{self, Place},
-    skb::Skb,
-};
+use crate::{hooks::Opening, identify, maps, parse::Frame, recent, skb::Skb};
 
 /// Room outside the small BPF stack for what goes into a flow table.
 pub(crate) struct NewFlow {
@@ -35,11 +29,17 @@ pub(crate) fn now() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
-/// The low bits of the kernel's coarse clock.
+/// The kernel's coarse clock.
+#[inline(always)]
+pub(crate) fn ticks() -> u64 {
+    // SAFETY: the helper takes no arguments.
+    unsafe { bpf_jiffies64() }
+}
+
+/// The low bits of [`ticks`].
 #[inline(always)]
 pub(crate) fn jiffies() -> u32 {
-    // SAFETY: the helper takes no arguments.
-    unsafe { bpf_jiffies64() as u32 }
+    ticks() as u32
 }
 
 /// The living flow that a packet belongs to; null for none.
@@ -55,7 +55,7 @@ pub(crate) fn find(
     if matches!(frame.packet.intent, Intent::Open) {
         return null_mut();
     }
-    let Some(pointer) = maps::flow(key) else {
+    let Some(pointer) = maps::flow(key, is_of_opening(frame)) else {
         return null_mut();
     };
     // SAFETY: the pointer is into a map value, which stays readable while the program runs. Another CPU may write
@@ -70,44 +70,43 @@ pub(crate) fn find(
     pointer
 }
 
+/// Whether a packet's flow is probably not established yet: most of those that are have been remembered.
+#[inline(always)]
+const fn is_of_opening(frame: &Frame) -> bool {
+    frame.packet.protocol == PROTOCOL_TCP && frame.packet.tcp_flags & (TCP_FIN | TCP_RST) == 0
+}
+
 /// Whether a flow was allowed by the revision in force. Otherwise it has to be decided again, in its original
 /// direction: the revision has moved, or it is only observed, or revoked, or has more to do than pass.
 #[inline(always)]
-pub(crate) const fn is_current(entry: &FlowEntry, config: &Config) -> bool {
-    entry.revision == config.revision && entry.flags & (OBSERVED | REVOKED | LENT) == 0
+pub(crate) const fn is_current(entry: &FlowEntry, revision: u32) -> bool {
+    entry.revision == revision && entry.flags & (OBSERVED | REVOKED | LENT) == 0
 }
 
-/// Whether a packet simply belongs to a flow that the revision in force allows, and has been followed.
+/// Follows a packet that simply belongs to a flow which the revision in force allows, and tells how far the flow has come
+/// with it: [`FlowState`], or 0 if there is more to it.
 ///
 /// An ICMP error is not simple: who sent it stands in none of the flow's addresses.
 #[inline(always)]
 pub(crate) fn goes_on(
-    known: *mut FlowEntry,
-    skb: Skb,
-    config: &Config,
+    entry: &mut FlowEntry,
+    revision: u32,
     key: &FlowKey,
-    place: Place,
     direction: Direction,
     frame: &Frame,
-) -> bool {
-    // SAFETY: as in `find`.
-    let Some(entry) = (unsafe { known.as_mut() }) else {
-        return false;
-    };
+) -> u8 {
     // What calls a published port has to say so in its mark.
-    if !is_current(entry, config)
+    if !is_current(entry, revision)
         || entry.flags & OUTSIDER != 0
         || matches!(frame.packet.intent, Intent::Error)
     {
-        return false;
+        return 0;
     }
     match follow(entry, key, direction, frame) {
-        Ok(Step::Stay) => {
-            recent::remember(skb, config, key, place, direction, entry, frame);
-            true
-        }
-        Ok(Step::Establish | Step::Close) => true,
-        Err(_) => false,
+        Ok(Step::Stay) => entry.state,
+        Ok(Step::Establish) => FlowState::Established as u8,
+        Ok(Step::Close) => FlowState::Closing as u8,
+        Err(_) => 0,
     }
 }
 
@@ -142,7 +141,11 @@ pub(crate) fn follow(
     entry.state = state;
     entry.flags = flags;
     match maps::establish_flow(key, &moved) {
-        Ok(()) => Ok(Step::Establish),
+        Ok(()) => {
+            // The place is kept for when the flow is over: to make another costs more.
+            entry.state = FlowState::Moved as u8;
+            Ok(Step::Establish)
+        }
         Err(()) => Err(DropReason::TableFull),
     }
 }
@@ -175,9 +178,9 @@ fn is_from_peer(skb: Skb, config: &Config, entry: &mut FlowEntry, intent: Intent
 
 /// Takes up a flow again that the revision in force allows, or only observes.
 #[inline(always)]
-pub(crate) fn refresh(entry: &mut FlowEntry, config: &Config, observed: bool) {
+pub(crate) fn refresh(entry: &mut FlowEntry, revision: u32, observed: bool) {
     entry.flags = (entry.flags & !(OBSERVED | REVOKED)) | if observed { OBSERVED } else { 0 };
-    entry.revision = config.revision;
+    entry.revision = revision;
     entry.last_seen = now();
     entry.refreshed = jiffies();
 }
@@ -185,9 +188,9 @@ pub(crate) fn refresh(entry: &mut FlowEntry, config: &Config, observed: bool) {
 /// Marks a flow that the revision in force denies. It is kept, unrefreshed, so that what follows is known to be
 /// revoked and a later policy can revive it.
 #[inline(always)]
-pub(crate) fn revoke(entry: &mut FlowEntry, config: &Config) {
+pub(crate) fn revoke(entry: &mut FlowEntry, revision: u32) {
     entry.flags |= REVOKED;
-    entry.revision = config.revision;
+    entry.revision = revision;
 }
 
 /// Remembers a flow whose first packet is allowed or observed.
@@ -214,7 +217,7 @@ pub(crate) fn open(
             && !entry.is_expired(key.protocol, now, &config.timeouts)
             && matches!(frame.packet.intent, Intent::Open)
         {
-            refresh(entry, config, opening.flags & OBSERVED != 0);
+            refresh(entry, opening.revision, opening.flags & OBSERVED != 0);
             return Ok(());
         }
         maps::remove_established_flow(key);
@@ -227,7 +230,7 @@ pub(crate) fn open(
     };
     let entry = new.entry.write(FlowEntry {
         last_seen: now,
-        revision: config.revision,
+        revision: opening.revision,
         peer: opening.peer,
         peer_ifindex,
         peer_mark,
@@ -241,6 +244,7 @@ pub(crate) fn open(
         return maps::open_flow(key, entry).or(Err(DropReason::TableFull));
     }
     entry.state = FlowState::Established as u8;
+    maps::remove_opening_flow(key);
     maps::establish_flow(key, entry).or(Err(DropReason::TableFull))
 }
 

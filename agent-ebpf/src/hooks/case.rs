@@ -31,6 +31,8 @@ pub(crate) struct Case {
     /// Which way the packet went that opened the flow, or would.
     pub(super) opened: Direction,
     inquiry: Inquiry,
+    /// The one in force, read once for each packet.
+    pub(crate) revision: u32,
     /// Of the flow to be.
     pub(super) flags: u8,
     question: MaybeUninit<Attempt>,
@@ -131,7 +133,7 @@ pub(super) fn ask(
 /// Asks what there is to ask; false if a connection from before the first start is nobody's.
 #[inline(always)]
 fn is_answered(scene: &Scene, key: &FlowKey, case: &mut Case) -> bool {
-    let policy = Policy { config: scene.config, revision: scene.config.revision };
+    let policy = Policy { config: scene.config, revision: case.revision };
     let attempt = case.question.write(Attempt {
         source: scene.own,
         destination: scene.own,

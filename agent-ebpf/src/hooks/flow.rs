@@ -44,25 +44,38 @@ pub(crate) struct Opening {
     /// Who the other side is.
     pub(crate) peer: u32,
     pub(crate) flags: u8,
+    /// The revision that allows it.
+    pub(crate) revision: u32,
 }
 
 /// Whether the packet belongs to a flow, and there is nothing more to it. Otherwise the flow is looked for once more: with
 /// it in hand the rest of the program would be another one to the verifier than without.
+///
+/// `has_link_header`: without one it is not remembered.
 #[inline(always)]
 pub(super) fn goes_on(
     skb: Skb,
     config: &'static Config,
     scratch: &mut Scratch,
     direction: Direction,
+    has_link_header: bool,
 ) -> bool {
     let frame = &scratch.frame;
     let key = lay_out(&mut scratch.key, skb, direction, frame);
     let place = recent::place(key);
-    if recent::knows(skb, config, key, place, direction, frame) {
-        return true;
-    }
     let known = track::find(skb, config, key, direction, frame);
-    track::goes_on(known, skb, config, key, place, direction, frame)
+    // SAFETY: as in `track::find`.
+    let Some(entry) = (unsafe { known.as_mut() }) else {
+        return false;
+    };
+    let state = track::goes_on(entry, scratch.case.revision, key, direction, frame);
+    if state == 0 {
+        return false;
+    }
+    if has_link_header {
+        recent::remember(skb, config, scratch, direction, place, entry, state);
+    }
+    true
 }
 
 /// The key of the packet's flow at this interface.
@@ -92,7 +105,7 @@ pub(super) fn flow(scene: &Scene, scratch: &mut Scratch, direction: Direction) -
     // SAFETY: as in `track::find`.
     let known = unsafe { pointer.as_mut() };
     let action = match known {
-        Some(entry) if track::is_current(entry, scene.config) => Action::Forward,
+        Some(entry) if track::is_current(entry, scratch.case.revision) => Action::Forward,
         mut known => {
             let action = ask(scene, frame, key, &mut scratch.case, direction, known.as_deref_mut(), because);
             if known.is_none() || !action.goes_on() {
@@ -125,18 +138,18 @@ pub(super) fn carry_out(
     because: &mut Because,
 ) -> Action {
     let (skb, config, opened) = (scene.skb, scene.config, case.opened);
-    // SAFETY: `is_answered` has written it.
-    let decision = unsafe { case.decision.assume_init_ref() };
     let service = if matches!(scene.hook, Hook::FromUplink) { scene.service } else { case.called.port };
     // Towards a covered endpoint its own hook decides, drops and counts. What was decided here only says whether to
     // expect a reply: without a flow there is none to expect.
     let elsewhere =
         matches!(opened, Direction::Egress) && case.other.is_covered() && !case.called.is_published;
+    // SAFETY: `is_answered` has written it.
+    let decision = unsafe { case.decision.assume_init_ref() };
     if !decision.goes_on() {
         let reason = match known {
             Some(entry) => {
-                track::revoke(entry, config);
-                diagnose::flow_revoked(skb.ifindex(), config.revision);
+                track::revoke(entry, case.revision);
+                diagnose::flow_revoked(skb.ifindex(), case.revision);
                 DropReason::Revoked
             }
             None if elsewhere => return Action::Forward,
@@ -163,9 +176,15 @@ pub(super) fn carry_out(
         case.other.peer = PEER_LOCAL;
     }
     match known {
-        Some(entry) => track::refresh(entry, config, observed),
+        Some(entry) => track::refresh(entry, case.revision, observed),
         None if scene.tracked => {
-            let opening = Opening { direction, opened, peer: case.other.peer, flags: case.flags };
+            let opening = Opening {
+                direction,
+                opened,
+                peer: case.other.peer,
+                flags: case.flags,
+                revision: case.revision,
+            };
             if let Err(reason) = track::open(skb, config, key, &opening, frame, &mut case.new) {
                 diagnose::flow_not_kept(skb.ifindex());
                 return refuse(because, reason, case.other);

@@ -18,7 +18,7 @@ use crate::{
     identify::{self, Side},
     maps::{self, Scratch},
     parse::{self, Frame, FrameKind, Ports},
-    report,
+    recent, report,
     skb::Skb,
     track,
 };
@@ -29,7 +29,13 @@ pub(crate) fn at_port(skb: Skb, hook: Hook) -> Verdict {
     let (Some(config), Some(scratch)) = (maps::config(), maps::scratch()) else {
         return report::without_config(hook);
     };
-    let port = maps::port(skb.ifindex());
+    let direction = if matches!(hook, Hook::FromEndpoint) { Direction::Egress } else { Direction::Ingress };
+    scratch.case.revision = maps::revision(config);
+    // Most packets end here.
+    if recent::passes(skb, config, direction, &mut scratch.header) {
+        return report::forward(hook);
+    }
+    let port = maps::port(maps::after(scratch.header.epoch, skb.ifindex()));
     if let Some(port) = port
         && passes_unseen(skb, config, port, hook)
     {
@@ -40,15 +46,12 @@ pub(crate) fn at_port(skb: Skb, hook: Hook) -> Verdict {
     if maps::opaque(strictly) {
         parse::parse(skb, &mut scratch.frame);
     }
+    // Most others here, before anything is laid out that only the rest needs.
     if let Some(port) = port
         && is_tracked(port, &scratch.frame, hook)
+        && goes_on(skb, config, scratch, direction, true)
     {
-        let direction =
-            if matches!(hook, Hook::FromEndpoint) { Direction::Egress } else { Direction::Ingress };
-        // Most packets end here, before anything is laid out that only the others need.
-        if goes_on(skb, config, scratch, direction) {
-            return report::forward(hook);
-        }
+        return report::forward(hook);
     }
     maps::forget();
     let action = judge(skb, config, port, scratch, hook);

@@ -14,7 +14,7 @@ use crate::{
     identify::Side,
     maps::{self, Scratch},
     parse::{self, Ports},
-    report,
+    recent, report,
     skb::Skb,
 };
 
@@ -27,14 +27,18 @@ pub(crate) fn from_uplink(skb: Skb) -> Verdict {
     if config.has_published == 0 {
         return report::forward(Hook::FromUplink);
     }
+    scratch.case.revision = maps::revision(config);
+    if maps::opaque(recent::passes(skb, config, Direction::Ingress, &mut scratch.header)) {
+        return report::forward(Hook::FromUplink);
+    }
     let has_link_header = maps::interface(skb.ifindex()).is_none_or(|uplink| uplink.has_link_header());
     parse::locate(skb, &mut scratch.frame, has_link_header);
-    let action = judge(skb, config, scratch);
+    let action = judge(skb, config, scratch, has_link_header);
     conclude(skb, config, scratch, Hook::FromUplink, action)
 }
 
 #[inline(always)]
-fn judge(skb: Skb, config: &'static Config, scratch: &mut Scratch) -> Action {
+fn judge(skb: Skb, config: &'static Config, scratch: &mut Scratch, has_link_header: bool) -> Action {
     let packet = &scratch.frame.packet;
     scratch.own = Side::UNKNOWN;
     match scratch.frame.ports() {
@@ -55,7 +59,7 @@ fn judge(skb: Skb, config: &'static Config, scratch: &mut Scratch) -> Action {
     let Some(port) = maps::port(scratch.own.peer) else {
         return refuse(&mut scratch.because, DropReason::NotReady, Side::UNKNOWN);
     };
-    if goes_on(skb, config, scratch, Direction::Ingress) {
+    if goes_on(skb, config, scratch, Direction::Ingress, has_link_header) {
         return Action::Forward;
     }
     let own = scratch.own.party;

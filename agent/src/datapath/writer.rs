@@ -6,7 +6,15 @@ mod host;
 mod mask;
 mod revision;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
+    time::Duration,
+};
 
 use agent_common::{
     config::{Config, MarkLayout},
@@ -111,7 +119,7 @@ impl Datapath {
             mark_mask: options.mark_mask,
             strictest_mode: left(|config| config.strictest_mode.into()) as u8,
             has_published: left(|config| config.has_published.into()) as u8,
-            _pad: [0; 2],
+            epoch: left(|config| config.epoch.into()) as u16,
             timeouts: options.timeouts,
             attempt_window: ATTEMPT_WINDOW,
             adopt_until: left(|config| config.adopt_until),
@@ -336,16 +344,19 @@ impl Datapath {
             })
             .map(|(&ifindex, _)| ifindex)
             .collect();
-        for ifindex in unsettled {
-            remove(&mut self.maps.interfaces, &ifindex).map_err(write_error("INTERFACES"))?;
-            self.departed.extend(self.host.interfaces.remove_entry(&ifindex));
-        }
+        let known = self.host.clone();
+        let removed = self.forget_interfaces(&unsettled);
+        self.settle(&known)?;
+        removed?;
         if moved {
             self.swap(entries)?;
         }
         // The same entries as those in force; the lines of the policy that they stand for may have moved.
         self.entries = Some(entries.clone());
-        self.write_host(desired)?;
+        let known = self.host.clone();
+        let written = self.write_host(desired);
+        self.settle(&known)?;
+        written?;
         self.departed.retain(|ifindex, _| !self.host.interfaces.contains_key(ifindex));
         for (map, count) in [
             (Filled::Interfaces, self.host.interfaces.len()),
@@ -389,6 +400,32 @@ impl Datapath {
             }
         }
         Ok(())
+    }
+
+    fn forget_interfaces(&mut self, gone: &[u32]) -> Result<(), DatapathError> {
+        for ifindex in gone {
+            remove(&mut self.maps.interfaces, ifindex).map_err(write_error("INTERFACES"))?;
+            self.departed.extend(self.host.interfaces.remove_entry(ifindex));
+        }
+        Ok(())
+    }
+
+    /// Makes the programs forget how the host was, if it is not any more what it was `before`. Also after an error: some
+    /// of what was to be written may be.
+    fn settle(&mut self, before: &HostState) -> Result<(), DatapathError> {
+        if self.host == *before {
+            return Ok(());
+        }
+        self.move_epoch()
+    }
+
+    /// Makes the programs forget what they remember of packets.
+    fn move_epoch(&mut self) -> Result<(), DatapathError> {
+        self.config.epoch = self.config.epoch.wrapping_add(1);
+        // The kernel writes both maps, on this thread's behalf. Whoever reads the new number has to find what it stands for;
+        // processors with a weak order may show the two the other way round. The other half is `after` in the programs.
+        fence(Ordering::SeqCst);
+        self.write_config()
     }
 
     fn write_config(&mut self) -> Result<(), DatapathError> {

@@ -11,7 +11,7 @@ use agent_common::counter::{DeniedCount, DeniedKey, Total};
 use agent_common::decision::{Party, PartyKind};
 use agent_common::endpoint::Interface;
 use agent_common::event::{AttemptEntry, AttemptKey, DeniedEvent};
-use agent_common::flow::{FlowEntry, FlowKey, HeldKey};
+use agent_common::flow::{FlowEntry, FlowKey, FlowState, HeldKey};
 use agent_common::verdict::{DropReason, Hook, Verdict};
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuHashMap, RingBuf};
@@ -259,28 +259,31 @@ impl Loaded {
 
     /// Forgets every packet and every change of the host.
     fn forget(&mut self) {
-        let mut remembered = Vec::new();
         for name in ["FLOWS", "FLOWS_OPENING"] {
-            remembered.extend(emptied(&mut self.table::<FlowKey, FlowEntry>(name)));
+            empty(&mut self.table::<FlowKey, FlowEntry>(name));
         }
         for name in ["FLOWS_HELD", "FLOWS_GONE"] {
-            emptied(&mut self.table::<HeldKey, u64>(name));
+            empty(&mut self.table::<HeldKey, u64>(name));
         }
-        emptied(&mut self.table::<AttemptKey, AttemptEntry>("ATTEMPTS"));
+        empty(&mut self.table::<AttemptKey, AttemptEntry>("ATTEMPTS"));
         let mut denied: PerCpuHashMap<MapData, DeniedKey, DeniedCount> =
             Map::PerCpuHashMap(MapData::from_pin(self.pins.map("DENIED")).unwrap()).try_into().unwrap();
         let keys: Vec<DeniedKey> = denied.keys().map(Result::unwrap).collect();
         keys.iter().for_each(|key| denied.remove(key).unwrap());
-        // Takes from every CPU what it remembers of these flows, as opening them would.
-        let mut openings: Array<&mut MapData, u64> =
-            self.programs.map_mut("OPENINGS").unwrap().try_into().unwrap();
-        for key in remembered {
-            let count = openings.get(&key.place(), 0).unwrap();
-            openings.set(key.place(), count + 1, 0).unwrap();
-        }
+        self.forget_remembered();
         while self.ring.next().is_some() {}
         self.snapshot = town::snapshot();
         self.registry = IdentityRegistry::default();
+    }
+
+    /// Takes from every CPU what it remembers of flows, as opening others would.
+    pub(crate) fn forget_remembered(&mut self) {
+        let mut openings: Array<&mut MapData, u64> =
+            self.programs.map_mut("OPENINGS").unwrap().try_into().unwrap();
+        for place in 0..openings.len() {
+            let count = openings.get(&place, 0).unwrap();
+            openings.set(place, count + 1, 0).unwrap();
+        }
     }
 
     /// Brings a policy into force; true if the revision moved.
@@ -407,13 +410,11 @@ impl Loaded {
         events
     }
 
-    /// The entries of a flow table at one port.
+    /// The flows of a table at one port.
     pub(crate) fn flows(&self, table: &str, port: u32) -> Vec<(FlowKey, FlowEntry)> {
-        self.table::<FlowKey, FlowEntry>(table)
-            .iter()
-            .map(Result::unwrap)
-            .filter(|(key, _)| key.port == port)
-            .collect()
+        let entries = self.table::<FlowKey, FlowEntry>(table).iter().map(Result::unwrap).collect::<Vec<_>>();
+        let is_flow = |entry: &FlowEntry| entry.state() != FlowState::Moved;
+        entries.into_iter().filter(|(key, entry)| key.port == port && is_flow(entry)).collect()
     }
 
     fn table<K: Pod, V: Pod>(&self, name: &str) -> HashMap<MapData, K, V> {
@@ -423,11 +424,9 @@ impl Loaded {
     }
 }
 
-/// Removes every entry, and returns the keys.
-fn emptied<K: Pod, V: Pod>(table: &mut HashMap<MapData, K, V>) -> Vec<K> {
+fn empty<K: Pod, V: Pod>(table: &mut HashMap<MapData, K, V>) {
     let keys: Vec<K> = table.keys().map(Result::unwrap).collect();
     keys.iter().for_each(|key| table.remove(key).unwrap());
-    keys
 }
 
 /// What an event says, against the packet and the counter that counts it.

@@ -9,7 +9,7 @@ use integration_tests::packet::{ACK, FIN, Payload, RST, Udp};
 
 use crate::bench::{Bench, Row};
 use crate::rows::{Talk, between};
-use crate::town::{API, BRIDGE_1, HOST, POLICY, STRAY, WEB, address, sent_by};
+use crate::town::{API, BRIDGE_1, HOST, POLICY, STRAY, UPLINK, WEB, address, sent_by};
 
 const TALK: Talk = Talk::new(WEB, API, 9000);
 
@@ -49,6 +49,21 @@ fn the_end_of_a_connection_is_seen() {
     for port in [WEB, API] {
         let (_, entry) = bench.flows("FLOWS_OPENING", port)[0];
         assert_eq!(entry.state(), FlowState::Closing);
+    }
+}
+
+/// The place in the table that evicts was left under the revision before.
+#[test]
+fn the_end_of_a_connection_is_seen_under_another_policy_too() {
+    let (mut bench, talk) = talking(0);
+    assert!(bench.apply(&POLICY.replace("8000-8010/tcp", "8000-8011/tcp")));
+    bench.check_all(&[talk.leaves(ACK), talk.arrives(ACK), talk.answers(ACK), talk.returns(ACK)]);
+    bench.check_all(&[talk.leaves(FIN | ACK), talk.arrives(FIN | ACK), talk.answers(FIN | ACK)]);
+    bench.check(&talk.returns(FIN | ACK));
+    for port in [WEB, API] {
+        let [(_, entry)] = bench.flows("FLOWS_OPENING", port)[..] else { panic!("one flow") };
+        assert_eq!((entry.state(), entry.revision), (FlowState::Closing, bench.datapath.revision()));
+        assert_eq!(bench.flows("FLOWS", port), []);
     }
 }
 
@@ -121,4 +136,78 @@ fn a_datagram_of_another_sender_is_decided_for_itself() {
         bench.check(&row);
     }
     bench.check(&row.by(STRAY).dropped(NoRule));
+}
+
+/// Whichever bit differs from the packet before, of the headers, their lengths and how the packet came: it is judged as by
+/// a CPU that remembers nothing.
+#[test]
+fn no_bit_of_a_packet_is_taken_for_granted() {
+    stay_on_this_cpu();
+    for family in 0..2 {
+        let talk = Talk { family, ..TALK };
+        let handshake = talk.handshake();
+        for plain in [talk.leaves(ACK), talk.arrives(ACK), talk.answers(ACK), talk.returns(ACK)] {
+            differs_in_each_bit(&handshake, &plain);
+        }
+        let udp = |from, to, source, destination| {
+            let payload = Payload::Udp(Udp::new(source, destination));
+            sent_by(from, address(from, family), address(to, family), &payload)
+        };
+        let leaves = Row::from(WEB, "asks", udp(WEB, API, 40_000, 53));
+        let arrives = Row::to(API, "is asked", udp(WEB, API, 40_000, 53)).by(WEB);
+        for plain in [leaves, arrives] {
+            differs_in_each_bit(&[], &plain);
+        }
+    }
+}
+
+fn differs_in_each_bit(before: &[Row], plain: &Row) {
+    let mut bench = Bench::start();
+    let mut judged = |row: &Row, forget: bool| {
+        for row in before.iter().chain([plain, plain]) {
+            assert_eq!(bench.run(row).returned, -1, "{}", row.name);
+        }
+        if forget {
+            bench.forget_remembered();
+        }
+        let ran = bench.run(row);
+        (ran.returned, ran.mark)
+    };
+    for row in others(plain) {
+        assert_eq!(judged(&row, false), judged(&row, true), "{}", row.name);
+    }
+}
+
+/// A packet with each of its bits the other way, without its last byte, with one more, and come in other ways.
+fn others(plain: &Row) -> Vec<Row> {
+    let copy = |name: String| Row { name: format!("{}, {name}", plain.name), ..plain.clone() };
+    let mut others: Vec<Row> = (0..plain.packet.len() * 8)
+        .map(|bit| {
+            let mut row = copy(format!("bit {bit}"));
+            row.packet[bit / 8] ^= 0x80 >> (bit % 8);
+            row
+        })
+        .collect();
+    let (mut shorter, mut longer) = (copy("shorter".to_owned()), copy("longer".to_owned()));
+    shorter.packet.pop();
+    longer.packet.push(0);
+    others.extend([shorter, longer]);
+    for bit in 0..32 {
+        others.push(copy(format!("marked {bit}")).marked(plain.mark ^ 1 << bit));
+    }
+    for from in [WEB, API, STRAY, HOST, BRIDGE_1, UPLINK] {
+        others.push(copy(format!("by {from}")).by(from));
+    }
+    others
+}
+
+/// What is remembered is one CPU's.
+fn stay_on_this_cpu() {
+    // SAFETY: the set is large enough, zeroes are an empty one, and 0 is the thread that asks.
+    let done = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(usize::try_from(libc::sched_getcpu()).unwrap(), &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &raw const set)
+    };
+    assert_eq!(done, 0, "the thread cannot be kept on one processor");
 }

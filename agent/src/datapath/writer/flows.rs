@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use agent_common::flow::{FlowEntry, FlowKey, HeldKey};
+use agent_common::flow::{FlowEntry, FlowKey, FlowState, HeldKey};
 use aya::maps::{HashMap, MapData, MapError};
 
 use super::{Datapath, DatapathError, remove, write_error};
@@ -65,24 +65,24 @@ fn collect(
     flows: &mut HashMap<MapData, FlowKey, FlowEntry>,
     is_over: impl Fn(&FlowKey, &FlowEntry) -> bool,
 ) -> Result<Collected, MapError> {
-    let mut all = 0;
+    let mut left = 0;
     let mut living = BTreeMap::new();
     let mut over = Vec::new();
     for (key, entry) in flows.iter().filter_map(Result::ok) {
-        all += 1;
         if is_over(&key, &entry) {
-            over.push(key);
+            over.push((key, entry.state() != FlowState::Moved));
         } else {
+            left += 1;
             *living.entry(HeldKey::new(&key, &entry)).or_default() += 1;
         }
     }
     let mut removed = 0;
-    for key in &over {
+    for (key, is_flow) in &over {
         // Another flow with the same addresses may have begun since the walk.
         if flows.get(key, 0).is_ok_and(|entry| is_over(key, &entry)) {
             remove(flows, key)?;
-            removed += 1;
+            removed += usize::from(*is_flow);
         }
     }
-    Ok(Collected { removed, left: all - removed, living })
+    Ok(Collected { removed, left, living })
 }

@@ -34,6 +34,8 @@ impl Datapath {
             remove(&mut self.maps.interfaces, &ifindex).map_err(write_error("INTERFACES"))?;
             unknown.extend(self.host.interfaces.remove(&ifindex).map(|interface| (ifindex, interface)));
         }
+        self.config.mark_mask = old;
+        self.move_epoch()?;
         std::thread::sleep(DRAINED);
         forget_arrivals(&mut self.maps.flows).map_err(write_error("FLOWS"))?;
         forget_arrivals(&mut self.maps.flows_opening).map_err(write_error("FLOWS_OPENING"))?;
@@ -42,7 +44,8 @@ impl Datapath {
             self.maps.slots.set(slot, 0, 0).map_err(write_error("SLOTS"))?;
             self.host.slots.remove(&slot);
         }
-        self.write_config()?;
+        self.config.mark_mask = new;
+        self.move_epoch()?;
         for (ifindex, mut interface) in unknown {
             // One that finds no number is told of when the host is looked at.
             let Some(slot) = self.slots.slot(ifindex) else { continue };
