@@ -82,6 +82,15 @@ fn without_nothing(value: Value) -> Option<Value> {
     }
 }
 
+/// As syslog counts (RFC 5424, section 6.2.1), which Elastic's own modules use too.
+pub(super) fn syslog_severity(record: &Record) -> u8 {
+    match record.severity.as_str() {
+        "critical" => 2,
+        "info" => 6,
+        _ => 4,
+    }
+}
+
 /// The number of the protocol (IANA), where the record's word stands for one.
 fn protocol_number(record: &Record) -> Option<u8> {
     let version_6 = ip_version(record) == Some(6);

@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use super::{format::Formatter, record::Record, sink::Sink};
+use super::{
+    format::{Formatter, syslog_severity},
+    record::Record,
+    sink::Sink,
+};
 
 /// Facility "security and authorization messages".
 const FACILITY: u8 = 4;
@@ -70,14 +74,9 @@ impl Syslog {
     }
 
     fn message(&self, record: &Record) -> io::Result<Vec<u8>> {
-        let severity = match record.severity.as_str() {
-            "critical" => 2,
-            "info" => 6,
-            _ => 4,
-        };
         let mut message = format!(
             "<{}>1 {} {} portcullis {} {} - ",
-            FACILITY * 8 + severity,
+            FACILITY * 8 + syslog_severity(record),
             record.time,
             printable(self.formatter.host(), 255),
             std::process::id(),

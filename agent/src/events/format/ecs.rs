@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     super::record::{PartyRecord, Record},
     community_id::community_id,
-    decider, ip_version, is_container, protocol_number, without_nothing,
+    decider, ip_version, is_container, protocol_number, syslog_severity, without_nothing,
 };
 
 const VERSION: &str = "9.4.0";
@@ -28,7 +28,7 @@ pub(super) fn map(record: &Record, host: &str) -> io::Result<Value> {
             // Of what the event is about: the attempt got through, or the agent did what it is there for.
             "outcome": "success",
             "reason": record.reason,
-            "severity": severity(&record.severity),
+            "severity": syslog_severity(record),
             "provider": "portcullis",
             "dataset": "portcullis.denied",
             "module": "portcullis",
@@ -75,15 +75,6 @@ fn direction(record: &Record) -> &str {
         return "internal";
     }
     &record.direction
-}
-
-/// As syslog counts (RFC 5424, section 6.2.1), which Elastic's own modules use too.
-fn severity(name: &str) -> u8 {
-    match name {
-        "critical" => 2,
-        "info" => 6,
-        _ => 4,
-    }
 }
 
 fn level(name: &str) -> &str {
