@@ -1,11 +1,9 @@
 //! A BPF file system of a test's own, so that what it pins is nobody else's and goes with it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result};
-use lab::process::run;
-use lab::scratch::Scratch;
+use anyhow::Result;
+use lab::scratch::{Scratch, mount_bpffs};
 
 /// A mounted BPF file system; it goes, with everything that is pinned there, when the value does.
 #[derive(Debug)]
@@ -18,9 +16,7 @@ impl Bpffs {
     pub fn mount() -> Result<Self> {
         let scratch = Scratch::create()?;
         let directory = scratch.path().join("bpf");
-        std::fs::create_dir(&directory)?;
-        run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&directory))
-            .context("failed to mount a bpffs")?;
+        mount_bpffs(&directory)?;
         Ok(Self { scratch })
     }
 

@@ -60,11 +60,7 @@ impl Bridges {
             let netns = Netns::create()?;
             let net = net_of(bridge);
             let mac = mac(number).map(|byte| format!("{byte:02x}")).join(":");
-            host.ip(&format!(
-                "link add {name} type veth peer name eth0 address {mac} netns {}",
-                netns.name()
-            ))?;
-            host.ip(&format!("link set {name} master {bridge} up"))?;
+            host.plug(bridge, name, &mac, &netns)?;
             netns.ip_lines(&format!(
                 "address add 198.18.{net}.{number}/24 dev eth0
                  address add 2001:db8:30:{net}::{number:x}/64 dev eth0 nodad

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::daemon::{Daemon, Refusal};
 use crate::packet::Mac;
-use crate::{agent_binary, prepare};
+use crate::{agent_binary, home, prepare};
 
 /// The bridge.
 pub const BRIDGE: &str = "lab0";
@@ -80,11 +80,7 @@ impl DualLab {
             lab.add(name, number, quiet)?;
         }
         let directory = lab.path();
-        for folder in ["bpf", "state", "policy"] {
-            fs::create_dir_all(directory.join(folder))?;
-        }
-        run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(directory.join("bpf")))
-            .context("failed to mount a bpffs")?;
+        home::furnish(directory)?;
         fs::write(directory.join("policy/shop.yaml"), policy)?;
         fs::write(directory.join("inventory.yaml"), lab.inventory())?;
         Ok(lab)
@@ -97,12 +93,7 @@ impl DualLab {
         let mac = [2, 0, 0, 0, 7, number];
         let v4 = Ipv4Addr::new(198, 18, 7, number);
         let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0x30, 7, 0, 0, 0, number.into());
-        self.host.ip(&format!(
-            "link add {port} type veth peer name eth0 address {} netns {}",
-            shown(mac),
-            netns.name()
-        ))?;
-        self.host.ip(&format!("link set {port} master {BRIDGE} up"))?;
+        self.host.plug(BRIDGE, &port, &shown(mac), &netns)?;
         netns.ip("link set eth0 up")?;
         if !quiet {
             netns.ip_lines(&format!(
@@ -172,18 +163,10 @@ impl DualLab {
 
     /// Starts the agent, with these lines in its `agent.yaml` beside the lab's paths, and waits until it is ready.
     pub fn run(&self, settings: &str) -> Result<Daemon> {
-        let path = self.path().display();
-        let file = self.path().join("agent.yaml");
-        fs::write(
-            &file,
-            format!(
-                "policy: [{path}/policy]\ninventory: {path}/inventory.yaml\ncontrol: {path}/control.sock\n\
-                 pin_dir: {path}/bpf/portcullis\nstate_dir: {path}/state\nevents: {path}/events.jsonl\n{settings}"
-            ),
-        )?;
+        home::write_settings(self.path(), settings)?;
         let mut command = self.host.command(agent_binary()?);
-        command.args(["run", "--config"]).arg(file);
-        command.env_remove("DOCKER_HOST").env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+        command.args(["run", "--config"]).arg(self.path().join("agent.yaml"));
+        home::undisturbed(&mut command);
         let mut daemon = Daemon::spawn(&mut command, &self.host, &self.scratch)?;
         daemon.wait_until_ready()?;
         Ok(daemon)

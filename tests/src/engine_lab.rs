@@ -17,7 +17,7 @@ use lab::process::{output, run, shown};
 use lab::tools::{Tools, repository};
 
 use crate::daemon::Daemon;
-use crate::{agent_binary, prepare};
+use crate::{agent_binary, home, prepare};
 
 /// The image of those who only send.
 const SENDER: &str = "portcullis-lab/sender:latest";
@@ -58,11 +58,7 @@ impl EngineLab {
         lab.docker("network create --subnet 198.18.2.0/24 back")?;
         lab.host.open_paths()?;
         let directory = lab.directory();
-        for folder in ["bpf", "state", "policy"] {
-            fs::create_dir_all(directory.join(folder))?;
-        }
-        run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(directory.join("bpf")))
-            .context("failed to mount a bpffs")?;
+        home::furnish(&directory)?;
         fs::write(directory.join("policy/shop.yaml"), POLICY)?;
         Ok(lab)
     }
@@ -107,7 +103,7 @@ impl EngineLab {
         command.arg("--control").arg(directory.join("control.sock"));
         command.arg("--state-dir").arg(directory.join("state"));
         command.arg("--events").arg(directory.join("events.jsonl")).args(flags);
-        command.env_remove("DOCKER_HOST").env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+        home::undisturbed(&mut command);
         let mut agent = Daemon::spawn(&mut command, self.host.netns(), self.host.scratch())?;
         agent.wait_until_ready()?;
         Ok(agent)

@@ -10,6 +10,7 @@ pub mod engine_lab;
 pub mod fake_engine;
 pub mod flood;
 pub mod frames;
+pub mod home;
 pub mod machine;
 pub mod other_build;
 pub mod sabotage;

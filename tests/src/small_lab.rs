@@ -19,7 +19,7 @@ use lab::process::{output, run};
 use lab::scratch::Scratch;
 
 use crate::daemon::{Daemon, Refusal};
-use crate::{agent_binary, prepare};
+use crate::{agent_binary, home, prepare};
 
 /// The stand-in's name for the host itself, wherever a member is asked for.
 pub const HOST: &str = "host";
@@ -96,12 +96,7 @@ impl SmallLab {
             lab.add(name, number, ports)?;
         }
         lab.count_datagrams()?;
-        let directory = lab.path();
-        for folder in ["bpf", "state", "policy"] {
-            fs::create_dir_all(directory.join(folder))?;
-        }
-        run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(directory.join("bpf")))
-            .context("failed to mount a bpffs")?;
+        home::furnish(lab.path())?;
         lab.write_policy(POLICY)?;
         fs::write(lab.inventory(), lab.inventory_text())?;
         lab.settings("")?;
@@ -112,12 +107,7 @@ impl SmallLab {
         let netns = Netns::create()?;
         netns.sysctl("net/ipv6/conf/default/disable_ipv6=1")?;
         let (port, address) = (format!("p-{name}"), IpAddr::V4(Ipv4Addr::new(198, 18, 7, number)));
-        self.host.ip(&format!(
-            "link add {port} type veth peer name eth0 address {} netns {}",
-            mac(number),
-            netns.name()
-        ))?;
-        self.host.ip(&format!("link set {port} master lab0 up"))?;
+        self.host.plug("lab0", &port, &mac(number), &netns)?;
         netns.ip_lines(&format!(
             "address add {address}/24 dev eth0
              link set eth0 up
@@ -222,15 +212,7 @@ impl SmallLab {
 
     /// Writes `agent.yaml`: the lab's paths, and what else is to stand there.
     pub fn settings(&self, more: &str) -> Result<()> {
-        let path = self.path().display();
-        fs::write(
-            self.path().join("agent.yaml"),
-            format!(
-                "policy: [{path}/policy]\ninventory: {path}/inventory.yaml\ncontrol: {path}/control.sock\n\
-                 pin_dir: {path}/bpf/portcullis\nstate_dir: {path}/state\nevents: {path}/events.jsonl\n{more}"
-            ),
-        )
-        .context("failed to write `agent.yaml`")
+        home::write_settings(self.path(), more)
     }
 
     /// `portcullis run` with the lab's settings, inside its host; a flag may take the place of a setting.
@@ -261,7 +243,7 @@ impl SmallLab {
 
     fn prepared(&self, mut command: Command, flags: &[&str]) -> Command {
         command.args(["run", "--config"]).arg(self.path().join("agent.yaml")).args(flags);
-        command.env_remove("DOCKER_HOST").env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+        home::undisturbed(&mut command);
         command
     }
 
@@ -359,12 +341,7 @@ impl SmallLab {
     pub fn newcomer(&self) -> Result<Newcomer> {
         const NUMBER: u8 = 99;
         let netns = Netns::create()?;
-        self.host.ip(&format!(
-            "link add p-new type veth peer name eth0 address {} netns {}",
-            mac(NUMBER),
-            netns.name()
-        ))?;
-        self.host.ip("link set p-new master lab0 up")?;
+        self.host.plug("lab0", "p-new", &mac(NUMBER), &netns)?;
         netns.ip_lines(&format!(
             "address add 198.18.7.{NUMBER}/24 dev eth0
              link set eth0 up"

@@ -2,13 +2,11 @@
 //! what is recorded of it, by kernel line.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
 use agent_common::verdict::Hook;
 use anyhow::{Context, Result, bail};
 use aya::programs::ProgramError;
-use lab::process::run;
-use lab::scratch::Scratch;
+use lab::scratch::{Scratch, mount_bpffs};
 use lab::tools::repository;
 use portcullis::datapath::loader;
 use portcullis::datapath::pins::Pins;
@@ -19,8 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub fn walk() -> Result<Vec<(&'static str, u32)>> {
     let scratch = Scratch::create()?;
     let directory = scratch.path().join("bpf");
-    std::fs::create_dir_all(&directory)?;
-    run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&directory))?;
+    mount_bpffs(&directory)?;
     let pins = Pins::new(&directory.join("portcullis"));
     pins.create()?;
     let mut ebpf = loader::load(&pins, &Sizes::DEFAULT, false)?;

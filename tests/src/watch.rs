@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData};
 use lab::netns::Netns;
 use lab::process::run;
-use lab::scratch::Scratch;
+use lab::scratch::{Scratch, mount_bpffs};
 use lab::tools;
 
 use crate::bpf::{self, Instruction};
@@ -51,8 +50,7 @@ impl Watch {
         let tc = tools::find("tc").context("`tc` is missing: it is part of iproute2")?;
         let scratch = Scratch::create()?;
         let folder = scratch.path().join("bpf");
-        fs::create_dir_all(&folder)?;
-        run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&folder))?;
+        mount_bpffs(&folder)?;
         let map = bpf::map(bpf::HASH, [4, u32::try_from(size_of::<Said>())?, 4096], 0)?;
         bpf::pin(&map, &folder.join("said"))?;
         bpf::pin(&bpf::classifier(&noting(map.as_raw_fd()))?, &folder.join("noting"))?;

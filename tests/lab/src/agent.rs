@@ -16,7 +16,7 @@ use crate::netns::{Netns, within};
 use crate::observed::{self, Event, Sample};
 use crate::patience::patient;
 use crate::process::{output, run, shown, stop_child};
-use crate::scratch::Scratch;
+use crate::scratch::{Scratch, mount_bpffs};
 use crate::tools::repository;
 
 /// Where the agent listens; every lab has a network of its own, so the usual port is free.
@@ -66,11 +66,9 @@ impl Agent {
     ) -> Result<Self> {
         let directory = scratch.path().join("agent");
         let pins = directory.join("bpf");
-        fs::create_dir_all(&pins)?;
         fs::create_dir_all(directory.join("state"))?;
         if crate::sweep::mounts_below(&pins).is_empty() {
-            run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&pins))
-                .context("failed to mount a bpffs")?;
+            mount_bpffs(&pins)?;
         }
         let mut command = host.command(binary);
         command.arg("run").arg("--policy").arg(policies);

@@ -75,6 +75,13 @@ impl Netns {
             .try_for_each(|line| self.ip(line).map(drop))
     }
 
+    /// Plugs another namespace into a bridge of this one: its `eth0`, which is not up yet, and a port, which is.
+    pub fn plug(&self, bridge: &str, port: &str, mac: &str, other: &Self) -> Result<()> {
+        self.ip(&format!("link add {port} type veth peer name eth0 address {mac} netns {}", other.name))?;
+        self.ip(&format!("link set {port} master {bridge} up"))?;
+        Ok(())
+    }
+
     /// Sets sysctls inside, `net/ipv4/ip_forward=1` a word.
     pub fn sysctl(&self, settings: &str) -> Result<()> {
         let settings: Vec<(PathBuf, String)> = settings

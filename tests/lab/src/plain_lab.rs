@@ -98,9 +98,7 @@ impl PlainLab {
         let mac = format!("02:00:00:00:{bridge:02x}:{number:02x}");
         let v4 = Ipv4Addr::new(198, 18, bridge, number);
         let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0x30, bridge.into(), 0, 0, 0, number.into());
-        self.host
-            .ip(&format!("link add {port} type veth peer name eth0 address {mac} netns {}", netns.name()))?;
-        self.host.ip(&format!("link set {port} master lab{bridge} up"))?;
+        self.host.plug(&format!("lab{bridge}"), &port, &mac, &netns)?;
         netns.ip_lines(&format!(
             "address add {v4}/24 dev eth0
              address add {v6}/64 dev eth0 nodad

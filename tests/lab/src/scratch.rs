@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
@@ -14,6 +15,14 @@ use crate::process;
 pub const PREFIX: &str = "portcullis-lab-";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// Mounts a BPF file system of its own at a place inside a [`Scratch`], which takes it away again.
+pub fn mount_bpffs(place: &Path) -> Result<()> {
+    fs::create_dir_all(place)?;
+    process::run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(place))
+        .context("failed to mount a bpffs")?;
+    Ok(())
+}
 
 /// The directory of one lab; it goes, with every mount and process in it, when the value does.
 #[derive(Debug)]
