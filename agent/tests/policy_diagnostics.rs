@@ -1,15 +1,13 @@
 //! What users see for every mistake that a policy can hold: code, place and hint, compared with snapshots.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use portcullis::{
     diagnostics,
     policy::{Source, load, matrix::matrix},
 };
 use proptest::prelude::*;
+use rustix::time::{ClockId, clock_gettime};
 
 const HEAD: &str = "version: 1\npolicy: shop\napplies_to: { project: shop }\n";
 
@@ -148,6 +146,8 @@ fn findings_as_json() {
 
 #[test]
 fn hostile_files_are_refused_before_they_hold_up_the_agent() {
+    // What this thread has had of a processor does not depend on who else wants it.
+    let processor_time = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
     let services: String =
         (0..9000).map(|index| format!("  service-{index}: {{ from: [missing-{index}] }}\n")).collect();
     let ports = vec!["80/tcp"; 40_000].join(", ");
@@ -165,13 +165,14 @@ fn hostile_files_are_refused_before_they_hold_up_the_agent() {
         ("large", format!("services: {{}}\n#{}\n", "x".repeat(5 << 20))),
     ]) {
         let texts = sources(&body(&lines));
-        let started = Instant::now();
+        let started = processor_time();
         let found = load(&texts, None);
         let rendered = diagnostics::render(&found.diagnostics, false);
         assert!(found.policies.is_none(), "{name}");
         assert!(found.diagnostics.len() <= 201, "{name}");
         assert!(rendered.len() < 4 << 20, "{name}: {} bytes", rendered.len());
-        assert!(started.elapsed() < Duration::from_secs(5), "{name}: {:?}", started.elapsed());
+        let took = processor_time() - started;
+        assert!(took < Duration::from_secs(5), "{name}: {took:?}");
     }
 }
 
