@@ -128,6 +128,22 @@ pub(crate) fn receiver(address: &Address) -> Side {
     }
 }
 
+/// Whether an address belongs onto a bridge, and nobody is known to have it: somebody may who is on the bridge already and
+/// whose port has no program yet. Groups are not asked about, their receivers cannot be told.
+#[inline(always)]
+pub(crate) fn is_nobodys(address: &Address, bridge: u32) -> bool {
+    if address.is_group() {
+        return false;
+    }
+    let Some(destination) = maps::destination(address) else {
+        return address.is_link_local_ipv6() && maps::interface(bridge).is_none_or(Interface::knows_macs);
+    };
+    if destination.kind == DestinationKind::Endpoint as u32 {
+        return maps::port(destination.ifindex).is_none();
+    }
+    destination.kind == DestinationKind::Containers as u32 && destination.ifindex == bridge
+}
+
 /// The peer that a flow remembers.
 #[inline(always)]
 pub(crate) fn peer(peer: u32) -> Side {

@@ -95,7 +95,7 @@ fn towards_container(skb: Skb, scratch: &mut Scratch) -> Action {
 
 /// A bridge that nothing is known of yet is guarded like the strictest.
 #[inline(always)]
-fn is_guarded(ifindex: u32) -> bool {
+pub(super) fn is_guarded(ifindex: u32) -> bool {
     match maps::interface(ifindex) {
         Some(bridge) if bridge.kind == InterfaceKind::Bridge as u8 => bridge.is_guarded(),
         _ => true,

@@ -8,7 +8,9 @@ use agent_common::{
 };
 
 use super::{
-    Action, Because, conclude,
+    Action, Because,
+    bridge::is_guarded,
+    conclude,
     flow::{Scene, flow, goes_on, lay_out},
     published, refuse,
     sender::{has_foreign_mac, is_unsound},
@@ -168,6 +170,9 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Action {
             return Action::Forward;
         }
     } else {
+        if is_for_nobody(scene.port, &scratch.frame) {
+            return refuse(&mut scratch.because, DropReason::UnknownDestination, Side::UNKNOWN);
+        }
         if scene.config.has_published == 0 {
             return Action::Forward;
         }
@@ -189,4 +194,14 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Action {
         track::lend(key, &mut scratch.case.new);
     }
     action
+}
+
+/// Whether what an unmanaged container sends would get to one that is not known, on a bridge where only known ones may
+/// be sent to. Of a packet that could not be parsed the address is there all the same, if it has one.
+#[inline(always)]
+fn is_for_nobody(port: &Interface, frame: &Frame) -> bool {
+    port.is_validated()
+        && matches!(frame.kind, FrameKind::Flow)
+        && identify::is_nobodys(&frame.packet.destination, port.bridge)
+        && is_guarded(port.bridge)
 }

@@ -160,18 +160,21 @@ impl Model {
 
     fn leaving(&mut self, packet: &Packet<'_>, frame: &Frame) -> Outcome {
         let Some(own) = self.known.host.container(packet.at) else { return Self::not_ready(frame) };
-        let validated =
-            self.known.host.bridge_of(packet.at).is_some_and(|bridge| self.known.bridge_has_covered(bridge));
-        if !validated {
+        let bridge = self.known.host.bridge_of(packet.at);
+        let Some(bridge) = bridge.filter(|&bridge| self.known.bridge_has_covered(bridge)) else {
             return Forward;
-        }
+        };
         let covered = self.known.covered(packet.at).is_some();
         let foreign_mac = own.mac.is_some_and(|mac| mac != frame.source_mac);
         match frame.flaw {
             Some(reason) if covered => return Refuse(reason, None),
             Some(_) if !foreign_mac => {
                 let deceives = claims::may_deceive(packet.bytes, frame, &own.addresses);
-                return if deceives { Refuse(Reason::SpoofedSource, None) } else { Forward };
+                if deceives {
+                    return Refuse(Reason::SpoofedSource, None);
+                }
+                let quiet = matches!(frame.content, Content::Chatter | Content::Listener);
+                return if quiet { Forward } else { self.elsewhere(frame, bridge) };
             }
             _ => {}
         }
@@ -193,10 +196,23 @@ impl Model {
                 if first && !itself && !owns(&own.addresses, sender) {
                     return Refuse(Reason::SpoofedSource, None);
                 }
-                if covered { self.flow(packet, frame, wish, Direction::Egress) } else { Forward }
+                if covered {
+                    self.flow(packet, frame, wish, Direction::Egress)
+                } else {
+                    self.elsewhere(frame, bridge)
+                }
             }
             _ => Forward,
         }
+    }
+
+    /// What an unmanaged container sends is its own business, unless somebody may get it who is not known yet.
+    fn elsewhere(&self, frame: &Frame, bridge: u32) -> Outcome {
+        let nobody = destination(frame).is_some_and(|address| self.known.host.is_nobodys(address, bridge));
+        if nobody && self.known.bridge_is_guarded(bridge) {
+            return Refuse(Reason::UnknownDestination, None);
+        }
+        Forward
     }
 
     /// Counts a denied packet.
