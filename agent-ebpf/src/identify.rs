@@ -144,6 +144,22 @@ pub(crate) fn is_nobodys(address: &Address, bridge: u32) -> bool {
     destination.kind == DestinationKind::Containers as u32 && destination.ifindex == bridge
 }
 
+/// Whether an address belongs onto a bridge, as far as is known: it is link-local, of a container there, or in one of its
+/// subnets. Of the host's other addresses it is not known where they are.
+#[inline(always)]
+pub(crate) fn may_be_on_bridge(address: &Address, bridge: u32) -> bool {
+    if address.is_link_local_ipv6() {
+        return true;
+    }
+    let Some(destination) = maps::destination(address) else {
+        return false;
+    };
+    if destination.kind == DestinationKind::Endpoint as u32 {
+        return maps::port(destination.ifindex).is_none_or(|port| port.bridge == bridge);
+    }
+    destination.ifindex == 0 || destination.ifindex == bridge
+}
+
 /// The peer that a flow remembers.
 #[inline(always)]
 pub(crate) fn peer(peer: u32) -> Side {

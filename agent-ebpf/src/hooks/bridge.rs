@@ -73,7 +73,7 @@ fn towards_container(skb: Skb, scratch: &mut Scratch) -> Action {
     parse::parse(skb, &mut scratch.frame);
     let (frame, because) = (&scratch.frame, &mut scratch.because);
     match frame.kind {
-        FrameKind::Arp | FrameKind::Neighbour => return Action::Forward,
+        FrameKind::Arp | FrameKind::Solicitation | FrameKind::Advertisement => return Action::Forward,
         FrameKind::Listener | FrameKind::Chatter => {
             return refuse(because, DropReason::UnsupportedProtocol, Side::UNKNOWN);
         }

@@ -135,7 +135,7 @@ fn to_endpoint(scene: &Scene, scratch: &mut Scratch) -> Action {
     match scratch.frame.kind {
         FrameKind::Flow => flow(scene, scratch, Direction::Ingress),
         // Checked where they were sent; the host's own are trusted.
-        FrameKind::Arp | FrameKind::Neighbour => Action::Forward,
+        FrameKind::Arp | FrameKind::Solicitation | FrameKind::Advertisement => Action::Forward,
         FrameKind::Listener | FrameKind::Chatter => {
             refuse(&mut scratch.because, DropReason::UnsupportedProtocol, Side::UNKNOWN)
         }
@@ -150,7 +150,7 @@ fn into_unmanaged(scene: &Scene, frame: &Frame, because: &mut Because) -> Action
         return refuse(because, reason, Side::UNKNOWN);
     }
     match frame.kind {
-        FrameKind::Arp | FrameKind::Neighbour => Action::Forward,
+        FrameKind::Arp | FrameKind::Solicitation | FrameKind::Advertisement => Action::Forward,
         FrameKind::Flow if scene.port.owns(&frame.packet.destination) => Action::Forward,
         _ => refuse(because, DropReason::UnknownDestination, Side::UNKNOWN),
     }

@@ -7,6 +7,7 @@ use agent_common::{
 };
 
 use crate::{
+    identify,
     parse::{Frame, FrameKind},
     skb::Skb,
 };
@@ -26,7 +27,7 @@ pub(super) fn is_unsound(skb: Skb, port: &Interface, frame: &Frame) -> Option<Dr
     }
     let spoofed = foreign_mac
         || match frame.kind {
-            FrameKind::Arp | FrameKind::Neighbour => !is_own_claim(port, frame),
+            FrameKind::Arp | FrameKind::Solicitation | FrameKind::Advertisement => !is_own_claim(port, frame),
             // A covered endpoint's is looked at only if it belongs to no flow: a flow has the addresses that it
             // was opened with. An error is found by the addresses that it quotes, which are not its own.
             FrameKind::Flow => {
@@ -35,7 +36,13 @@ pub(super) fn is_unsound(skb: Skb, port: &Interface, frame: &Frame) -> Option<Dr
             }
             FrameKind::Listener | FrameKind::Chatter => false,
         };
-    if spoofed { Some(DropReason::SpoofedSource) } else { None }
+    if spoofed {
+        return Some(DropReason::SpoofedSource);
+    }
+    // Whoever has another address is not on this bridge: nobody there is to answer for him.
+    let astray = matches!(frame.kind, FrameKind::Solicitation)
+        && !identify::may_be_on_bridge(&frame.target, port.bridge);
+    if astray { Some(DropReason::UnknownDestination) } else { None }
 }
 
 /// Whether a frame carries another source MAC than the port's.
@@ -85,7 +92,7 @@ fn is_own_claim(port: &Interface, frame: &Frame) -> bool {
     }
     // An advertisement's sender is not what it claims. A solicitation's is.
     let sender = &frame.packet.source;
-    if frame.kind == FrameKind::Neighbour
+    if frame.kind == FrameKind::Advertisement
         && *sender != frame.claim
         && *sender != mac.link_local()
         && !port.owns(sender)
@@ -96,5 +103,5 @@ fn is_own_claim(port: &Interface, frame: &Frame) -> bool {
         return true;
     }
     // Of link-local addresses only the one that follows from the MAC is sure to be nobody else's.
-    frame.kind == FrameKind::Neighbour && frame.claim == mac.link_local()
+    frame.kind != FrameKind::Arp && frame.claim == mac.link_local()
 }

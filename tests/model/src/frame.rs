@@ -44,8 +44,14 @@ pub enum Content {
     /// TCP, UDP or ICMP.
     Flow(Wish),
     /// ARP or neighbour discovery: who says that an address is whose. Without an address it only asks. The `sender` is
-    /// somebody that the IP header names beside that.
-    Claim { address: Option<IpAddr>, mac: [u8; 6], own_link_local: bool, sender: Option<IpAddr> },
+    /// somebody that the IP header names beside that, the `target` whom a solicitation looks for.
+    Claim {
+        address: Option<IpAddr>,
+        mac: [u8; 6],
+        own_link_local: bool,
+        sender: Option<IpAddr>,
+        target: Option<IpAddr>,
+    },
     /// A multicast listener message.
     Listener,
     /// What stacks send by themselves and nobody handles.
@@ -275,7 +281,7 @@ impl Frame {
         let claimed = (sender != [0; 4]).then(|| sender.into());
         self.addresses = Some((claimed.unwrap_or(IpAddr::from([0_u8; 16])), target.into()));
         let mac = [0, 1, 2, 3, 4, 5].map(|byte| message[8 + byte]);
-        Ok(Content::Claim { address: claimed, mac, own_link_local: false, sender: None })
+        Ok(Content::Claim { address: claimed, mac, own_link_local: false, sender: None, target: None })
     }
 
     fn neighbour(&mut self, header: &Ipv6HeaderSlice<'_>, bytes: &[u8]) -> Read<Content> {
@@ -311,7 +317,8 @@ impl Frame {
         let address = (!claimed.is_unspecified()).then_some(IpAddr::V6(claimed));
         let own_link_local = claimed == link_local(mac);
         let sender = (!solicits && source != link_local(mac)).then_some(source.into());
-        Ok(Content::Claim { address, mac, own_link_local, sender })
+        let target = solicits.then_some(target.into());
+        Ok(Content::Claim { address, mac, own_link_local, sender, target })
     }
 }
 

@@ -143,6 +143,21 @@ impl Host {
         self.receiver(address) == Who::SomeContainer && self.is_in_subnet(address, bridge)
     }
 
+    /// Whether a neighbour on a bridge may be asked for an address. Which addresses the host has on the bridge itself is
+    /// only known of those in its subnets.
+    #[must_use]
+    pub fn may_be_on(&self, address: IpAddr, bridge: u32) -> bool {
+        let address = address.to_canonical();
+        if matches!(address, IpAddr::V6(address) if address.is_unicast_link_local()) {
+            return true;
+        }
+        match self.receiver(address) {
+            Who::Container(port) => self.bridge_of(port) == Some(bridge),
+            Who::Host if !self.interfaces.keys().any(|&each| self.is_in_subnet(address, each)) => true,
+            _ => self.is_in_subnet(address, bridge),
+        }
+    }
+
     fn is_in_subnet(&self, address: IpAddr, bridge: u32) -> bool {
         match self.interfaces.get(&bridge) {
             Some(Interface::Bridge { subnets }) => subnets.iter().any(|net| net.contains(address)),

@@ -182,10 +182,15 @@ impl Model {
             return Refuse(Reason::SpoofedSource, None);
         }
         match frame.content {
-            Content::Claim { address, mac, own_link_local, sender } => {
+            Content::Claim { address, mac, own_link_local, sender, target } => {
                 let right = address.is_none_or(|address| owns(&own.addresses, address) || own_link_local)
                     && sender.is_none_or(|sender| owns(&own.addresses, sender));
-                if right && mac == frame.source_mac { Forward } else { Refuse(Reason::SpoofedSource, None) }
+                let near = target.is_none_or(|target| self.known.host.may_be_on(target, bridge));
+                match (right && mac == frame.source_mac, near) {
+                    (false, _) => Refuse(Reason::SpoofedSource, None),
+                    (true, false) => Refuse(Reason::UnknownDestination, None),
+                    (true, true) => Forward,
+                }
             }
             Content::Flow(wish) => {
                 // A flow has the addresses that it was opened with; an error has its own beside those it quotes.
