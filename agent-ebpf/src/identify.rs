@@ -128,6 +128,12 @@ pub(crate) fn receiver(address: &Address) -> Side {
     }
 }
 
+/// Whether an address is one of the host's, broadcast addresses of its subnets included.
+#[inline(always)]
+pub(crate) fn is_hosts(address: &Address) -> bool {
+    maps::destination(address).is_some_and(|destination| destination.kind == DestinationKind::Host as u32)
+}
+
 /// Whether an address belongs onto a bridge, and nobody is known to have it: somebody may who is on the bridge already and
 /// whose port has no program yet. Groups are not asked about, their receivers cannot be told.
 #[inline(always)]

@@ -50,7 +50,7 @@ pub(crate) fn at_port(skb: Skb, hook: Hook) -> Verdict {
     }
     // Most others here, before anything is laid out that only the rest needs.
     if let Some(port) = port
-        && is_tracked(port, &scratch.frame, hook)
+        && is_tracked(skb, port, &scratch.frame, hook)
         && goes_on(skb, config, scratch, direction, true)
     {
         return report::forward(hook);
@@ -119,11 +119,11 @@ fn passes_unseen(skb: Skb, config: &Config, port: &Interface, hook: Hook) -> boo
 
 /// Whether a packet is one of those that flows are made of, and comes from whom it says.
 #[inline(always)]
-fn is_tracked(port: &Interface, frame: &Frame, hook: Hook) -> bool {
+fn is_tracked(skb: Skb, port: &Interface, frame: &Frame, hook: Hook) -> bool {
     port.is_covered()
         && frame.flaw().is_none()
         && matches!(frame.kind, FrameKind::Flow)
-        && (matches!(hook, Hook::ToEndpoint) || !has_foreign_mac(port, frame))
+        && (matches!(hook, Hook::ToEndpoint) || !(has_foreign_mac(port, frame) || skb.is_for_group_mac()))
 }
 
 /// tc egress of a port: what would enter the container.
@@ -182,8 +182,9 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Action {
             Ports::Hidden => return published::hidden(&scratch.frame, &mut scratch.because),
             Ports::Found => {}
         }
-        lay_out(&mut scratch.key, scene.skb, Direction::Egress, &scratch.frame);
     }
+    // Also of a covered container's: no flow was looked for if the frame is for a group.
+    lay_out(&mut scratch.key, scene.skb, Direction::Egress, &scratch.frame);
     scratch.case.flags = 0;
     let action = flow(scene, scratch, Direction::Egress);
     maps::forget();

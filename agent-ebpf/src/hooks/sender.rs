@@ -15,6 +15,9 @@ use crate::{
 /// Why a frame may not leave the port, whomever it is for.
 #[inline(always)]
 pub(super) fn is_unsound(skb: Skb, port: &Interface, frame: &Frame) -> Option<DropReason> {
+    if skb.is_for_group_mac() && is_for_one(frame) {
+        return Some(DropReason::InvalidPacket);
+    }
     let foreign_mac = has_foreign_mac(port, frame);
     if let Some(reason) = frame.flaw() {
         if port.is_covered() {
@@ -43,6 +46,17 @@ pub(super) fn is_unsound(skb: Skb, port: &Interface, frame: &Frame) -> Option<Dr
     let astray = matches!(frame.kind, FrameKind::Solicitation)
         && !identify::may_be_on_bridge(&frame.target, port.bridge);
     if astray { Some(DropReason::UnknownDestination) } else { None }
+}
+
+/// Whether an IP packet is for a single receiver, as far as its header can be read. In a frame for all nobody sends one
+/// (RFC 1122, 3.3.6). The broadcast address of a subnet is not told from the host's own.
+#[inline(always)]
+fn is_for_one(frame: &Frame) -> bool {
+    let destination = &frame.packet.destination;
+    matches!(frame.ethertype, ETHERTYPE_IPV4 | ETHERTYPE_IPV6)
+        && *destination != Address::UNSPECIFIED
+        && !destination.is_group()
+        && !identify::is_hosts(destination)
 }
 
 /// Whether a frame carries another source MAC than the port's.

@@ -64,6 +64,8 @@ pub enum Content {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     pub source_mac: [u8; 6],
+    /// Whether its MAC address is a group's.
+    pub for_group: bool,
     pub ethertype: u16,
     pub addresses: Option<(IpAddr, IpAddr)>,
     pub ports: (u16, u16),
@@ -83,6 +85,7 @@ pub(crate) type Read<T> = Result<T, Reason>;
 pub fn read(bytes: &[u8]) -> Frame {
     let mut frame = Frame {
         source_mac: [0; 6],
+        for_group: bytes.first().is_some_and(|first| first & 1 != 0),
         ethertype: 0,
         addresses: None,
         ports: (0, 0),

@@ -164,6 +164,9 @@ impl Model {
         let Some(bridge) = bridge.filter(|&bridge| self.known.bridge_has_covered(bridge)) else {
             return Forward;
         };
+        if frame.for_group && self.is_for_one(frame) {
+            return Refuse(Reason::InvalidPacket, None);
+        }
         let covered = self.known.covered(packet.at).is_some();
         let foreign_mac = own.mac.is_some_and(|mac| mac != frame.source_mac);
         match frame.flaw {
@@ -209,6 +212,16 @@ impl Model {
             }
             _ => Forward,
         }
+    }
+
+    /// Whether an IP packet has one receiver. A frame for a group has several.
+    fn is_for_one(&self, frame: &Frame) -> bool {
+        let one = |address: IpAddr| {
+            let address = address.to_canonical();
+            let group = address.is_multicast() || matches!(address, IpAddr::V4(v4) if v4.octets()[0] >= 240);
+            !group && address != NOWHERE && self.known.host.receiver(address) != Who::Host
+        };
+        matches!(frame.ethertype, 0x0800 | 0x86dd) && destination(frame).is_some_and(one)
     }
 
     /// What an unmanaged container sends is its own business, unless somebody may get it who is not known yet.

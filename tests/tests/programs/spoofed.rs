@@ -276,7 +276,7 @@ fn neighbour_messages_claim_the_ports_own_addresses() {
             .again(),
         row("a redirect", own_link, &icmp(137, 0, [0; 4], &[0; 32])).dropped(UnsupportedProtocol),
         Row::from(WEB, "another's MAC outside", {
-            Ethernet::new(mac(API), BROADCAST)
+            Ethernet::new(mac(API), BRIDGE_MAC)
                 .ip(&Ipv6::new(own, other).hop_limit(255).carrying(58, &ask(other, &my)))
         })
         .dropped(SpoofedSource)
