@@ -11,7 +11,8 @@ pub const MAX_ADDRESSES: usize = 8;
 pub struct Interface {
     /// One of [`InterfaceKind`].
     pub kind: u8,
-    /// A port's [`COVERED`], [`VALIDATE`] and [`ANY_MAC`], a bridge's [`GUARDED`], an uplink's [`NO_LINK_HEADER`].
+    /// A port's [`COVERED`], [`VALIDATE`] and [`ANY_MAC`], a bridge's [`GUARDED`] and [`ANY_MAC`], an uplink's
+    /// [`NO_LINK_HEADER`].
     pub flags: u8,
     pub _pad: [u8; 6],
     /// A port's only allowed source MAC.
@@ -47,7 +48,8 @@ pub enum InterfaceKind {
 pub const COVERED: u8 = 1;
 /// Flag of a port: source addresses are checked, because its bridge has covered endpoints.
 pub const VALIDATE: u8 = 2;
-/// Flag of a port: its MAC is not known, so frames and claims only have to agree with each other.
+/// Flag of a port: its MAC is not known, so frames and claims only have to agree with each other. Of a bridge: it has such
+/// a port, so that link-local addresses are not known either.
 pub const ANY_MAC: u8 = 4;
 /// Flag of a bridge: it has covered endpoints that enforce, so nothing passes between it and the host for a container
 /// that is not known.
@@ -75,6 +77,13 @@ impl Interface {
     #[must_use]
     pub const fn is_guarded(&self) -> bool {
         self.flags & GUARDED != 0
+    }
+
+    /// Whether the link-local addresses behind this bridge's ports follow from what is known.
+    #[inline(always)]
+    #[must_use]
+    pub const fn knows_macs(&self) -> bool {
+        self.flags & ANY_MAC == 0
     }
 
     /// Whether this uplink's packets have an Ethernet header.
@@ -117,7 +126,8 @@ impl Interface {
 pub struct Destination {
     /// One of [`DestinationKind`].
     pub kind: u32,
-    /// The endpoint's port, for [`DestinationKind::Endpoint`].
+    /// The endpoint's port, for [`DestinationKind::Endpoint`]. For others the bridge in one of whose subnets the address
+    /// lies, 0 for none.
     pub ifindex: u32,
 }
 
@@ -125,7 +135,7 @@ pub struct Destination {
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DestinationKind {
-    /// An address of a known endpoint.
+    /// An address of a known endpoint; also the link-local one that follows from its MAC.
     Endpoint = 1,
     /// An address of the host.
     Host = 2,

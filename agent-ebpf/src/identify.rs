@@ -128,6 +128,44 @@ pub(crate) fn receiver(address: &Address) -> Side {
     }
 }
 
+/// Whether an address is one of the host's, broadcast addresses of its subnets included.
+#[inline(always)]
+pub(crate) fn is_hosts(address: &Address) -> bool {
+    maps::destination(address).is_some_and(|destination| destination.kind == DestinationKind::Host as u32)
+}
+
+/// Whether an address belongs onto a bridge, and nobody is known to have it: somebody may who is on the bridge already and
+/// whose port has no program yet. Groups are not asked about, their receivers cannot be told.
+#[inline(always)]
+pub(crate) fn is_nobodys(address: &Address, bridge: u32) -> bool {
+    if address.is_group() {
+        return false;
+    }
+    let Some(destination) = maps::destination(address) else {
+        return address.is_link_local_ipv6() && maps::interface(bridge).is_none_or(Interface::knows_macs);
+    };
+    if destination.kind == DestinationKind::Endpoint as u32 {
+        return maps::port(destination.ifindex).is_none();
+    }
+    destination.kind == DestinationKind::Containers as u32 && destination.ifindex == bridge
+}
+
+/// Whether an address belongs onto a bridge, as far as is known: it is link-local, of a container there, or in one of its
+/// subnets. Of the host's other addresses it is not known where they are.
+#[inline(always)]
+pub(crate) fn may_be_on_bridge(address: &Address, bridge: u32) -> bool {
+    if address.is_link_local_ipv6() {
+        return true;
+    }
+    let Some(destination) = maps::destination(address) else {
+        return false;
+    };
+    if destination.kind == DestinationKind::Endpoint as u32 {
+        return maps::port(destination.ifindex).is_none_or(|port| port.bridge == bridge);
+    }
+    destination.ifindex == 0 || destination.ifindex == bridge
+}
+
 /// The peer that a flow remembers.
 #[inline(always)]
 pub(crate) fn peer(peer: u32) -> Side {

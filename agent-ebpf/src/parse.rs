@@ -41,6 +41,8 @@ pub(crate) struct Frame {
     /// For ARP and ND: the address that the frame says belongs to `claim_mac`. For ICMP errors: who sends it.
     pub(crate) claim: Address,
     pub(crate) claim_mac: Mac,
+    /// For ND: the address that is asked for, or told of.
+    pub(crate) target: Address,
 }
 
 /// What a frame is handled as.
@@ -50,8 +52,10 @@ pub(crate) enum FrameKind {
     Flow,
     /// An ARP request or reply for IPv4 over Ethernet.
     Arp,
-    /// A neighbour solicitation or advertisement.
-    Neighbour,
+    /// A neighbour solicitation: it claims its sender's address, and asks for another.
+    Solicitation,
+    /// A neighbour advertisement.
+    Advertisement,
     /// A multicast listener message: for the bridge only.
     Listener,
     /// A router solicitation or an IGMP message: for nobody, but stacks and bridges send some by themselves.

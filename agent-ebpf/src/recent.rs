@@ -143,7 +143,7 @@ impl Header {
         };
         let link = head.word::<u64, MAC>();
         self.link = if matches!(direction, Direction::Egress) { link } else { link & ETHERTYPE };
-        if skb.vlan_present() != 0 {
+        if skb.vlan_present() != 0 || (matches!(direction, Direction::Egress) && skb.is_for_group_mac()) {
             return false;
         }
         let (length, rest);

@@ -66,6 +66,15 @@ impl Skb {
     );
     field!(mark);
 
+    /// Whether the frame's MAC address is a group's, so that the bridge copies it to every port.
+    #[inline(always)]
+    pub(crate) fn is_for_group_mac(self) -> bool {
+        /// Of the kernel's if_packet.h.
+        const BROADCAST: u32 = 1;
+        const MULTICAST: u32 = 2;
+        matches!(self.pkt_type(), BROADCAST | MULTICAST)
+    }
+
     /// Replaces the bits of the mark that `mask` names; other users' bits survive.
     #[inline(always)]
     pub(crate) fn set_mark_bits(self, bits: u32, mask: u32) {

@@ -49,6 +49,7 @@ fn race(name: &'static str, flags: &[&str]) -> race::Figures {
     tell(&format!("{name}: {figures}")).unwrap();
     assert_eq!(figures.leaked, 0, "something arrived before the policy did");
     assert_eq!(figures.from_covered, 0, "a covered container reached one that nobody knew yet");
+    assert_eq!(figures.from_unmanaged, 0, "an unmanaged container reached one that nobody knew yet");
     assert_eq!(figures.never, 0, "what is allowed did not arrive");
     // A machine that also does other things may be late; the long form is for one that does not.
     let (median, most) = if extent.is_long { (50, 200) } else { (100, 1000) };

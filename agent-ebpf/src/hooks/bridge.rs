@@ -73,7 +73,7 @@ fn towards_container(skb: Skb, scratch: &mut Scratch) -> Action {
     parse::parse(skb, &mut scratch.frame);
     let (frame, because) = (&scratch.frame, &mut scratch.because);
     match frame.kind {
-        FrameKind::Arp | FrameKind::Neighbour => return Action::Forward,
+        FrameKind::Arp | FrameKind::Solicitation | FrameKind::Advertisement => return Action::Forward,
         FrameKind::Listener | FrameKind::Chatter => {
             return refuse(because, DropReason::UnsupportedProtocol, Side::UNKNOWN);
         }
@@ -95,7 +95,7 @@ fn towards_container(skb: Skb, scratch: &mut Scratch) -> Action {
 
 /// A bridge that nothing is known of yet is guarded like the strictest.
 #[inline(always)]
-fn is_guarded(ifindex: u32) -> bool {
+pub(super) fn is_guarded(ifindex: u32) -> bool {
     match maps::interface(ifindex) {
         Some(bridge) if bridge.kind == InterfaceKind::Bridge as u8 => bridge.is_guarded(),
         _ => true,

@@ -8,7 +8,9 @@ use agent_common::{
 };
 
 use super::{
-    Action, Because, conclude,
+    Action, Because,
+    bridge::is_guarded,
+    conclude,
     flow::{Scene, flow, goes_on, lay_out},
     published, refuse,
     sender::{has_foreign_mac, is_unsound},
@@ -48,7 +50,7 @@ pub(crate) fn at_port(skb: Skb, hook: Hook) -> Verdict {
     }
     // Most others here, before anything is laid out that only the rest needs.
     if let Some(port) = port
-        && is_tracked(port, &scratch.frame, hook)
+        && is_tracked(skb, port, &scratch.frame, hook)
         && goes_on(skb, config, scratch, direction, true)
     {
         return report::forward(hook);
@@ -117,11 +119,11 @@ fn passes_unseen(skb: Skb, config: &Config, port: &Interface, hook: Hook) -> boo
 
 /// Whether a packet is one of those that flows are made of, and comes from whom it says.
 #[inline(always)]
-fn is_tracked(port: &Interface, frame: &Frame, hook: Hook) -> bool {
+fn is_tracked(skb: Skb, port: &Interface, frame: &Frame, hook: Hook) -> bool {
     port.is_covered()
         && frame.flaw().is_none()
         && matches!(frame.kind, FrameKind::Flow)
-        && (matches!(hook, Hook::ToEndpoint) || !has_foreign_mac(port, frame))
+        && (matches!(hook, Hook::ToEndpoint) || !(has_foreign_mac(port, frame) || skb.is_for_group_mac()))
 }
 
 /// tc egress of a port: what would enter the container.
@@ -133,7 +135,7 @@ fn to_endpoint(scene: &Scene, scratch: &mut Scratch) -> Action {
     match scratch.frame.kind {
         FrameKind::Flow => flow(scene, scratch, Direction::Ingress),
         // Checked where they were sent; the host's own are trusted.
-        FrameKind::Arp | FrameKind::Neighbour => Action::Forward,
+        FrameKind::Arp | FrameKind::Solicitation | FrameKind::Advertisement => Action::Forward,
         FrameKind::Listener | FrameKind::Chatter => {
             refuse(&mut scratch.because, DropReason::UnsupportedProtocol, Side::UNKNOWN)
         }
@@ -148,7 +150,7 @@ fn into_unmanaged(scene: &Scene, frame: &Frame, because: &mut Because) -> Action
         return refuse(because, reason, Side::UNKNOWN);
     }
     match frame.kind {
-        FrameKind::Arp | FrameKind::Neighbour => Action::Forward,
+        FrameKind::Arp | FrameKind::Solicitation | FrameKind::Advertisement => Action::Forward,
         FrameKind::Flow if scene.port.owns(&frame.packet.destination) => Action::Forward,
         _ => refuse(because, DropReason::UnknownDestination, Side::UNKNOWN),
     }
@@ -168,6 +170,9 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Action {
             return Action::Forward;
         }
     } else {
+        if is_for_nobody(scene.port, &scratch.frame) {
+            return refuse(&mut scratch.because, DropReason::UnknownDestination, Side::UNKNOWN);
+        }
         if scene.config.has_published == 0 {
             return Action::Forward;
         }
@@ -177,8 +182,9 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Action {
             Ports::Hidden => return published::hidden(&scratch.frame, &mut scratch.because),
             Ports::Found => {}
         }
-        lay_out(&mut scratch.key, scene.skb, Direction::Egress, &scratch.frame);
     }
+    // Also of a covered container's: no flow was looked for if the frame is for a group.
+    lay_out(&mut scratch.key, scene.skb, Direction::Egress, &scratch.frame);
     scratch.case.flags = 0;
     let action = flow(scene, scratch, Direction::Egress);
     maps::forget();
@@ -189,4 +195,14 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Action {
         track::lend(key, &mut scratch.case.new);
     }
     action
+}
+
+/// Whether what an unmanaged container sends would get to one that is not known, on a bridge where only known ones may
+/// be sent to. Of a packet that could not be parsed the address is there all the same, if it has one.
+#[inline(always)]
+fn is_for_nobody(port: &Interface, frame: &Frame) -> bool {
+    port.is_validated()
+        && matches!(frame.kind, FrameKind::Flow)
+        && identify::is_nobodys(&frame.packet.destination, port.bridge)
+        && is_guarded(port.bridge)
 }

@@ -4,12 +4,16 @@
 use agent_common::{
     config::{Config, outsider_bit, stamp_bit},
     decision::{Party, PartyKind},
-    endpoint::DestinationKind,
     packet::Address,
 };
 
 use super::{Action, Because, refuse};
-use crate::{identify::Side, maps, parse::Frame, skb::Skb};
+use crate::{
+    identify::{self, Side},
+    maps,
+    parse::Frame,
+    skb::Skb,
+};
 
 /// The covered endpoint behind a port of the host.
 ///
@@ -59,7 +63,7 @@ pub(super) fn is_host(address: &Address) -> bool {
     address.is_group()
         || address.is_link_local_ipv6()
         || address.ipv4().is_some_and(|address| address >> 24 == 127)
-        || maps::destination(address).is_some_and(|known| known.kind == DestinationKind::Host as u32)
+        || identify::is_hosts(address)
 }
 
 /// The bits of the mark that say, together, that a packet calls a published port.

@@ -7,6 +7,7 @@ use agent_common::{
 };
 
 use crate::{
+    identify,
     parse::{Frame, FrameKind},
     skb::Skb,
 };
@@ -14,6 +15,9 @@ use crate::{
 /// Why a frame may not leave the port, whomever it is for.
 #[inline(always)]
 pub(super) fn is_unsound(skb: Skb, port: &Interface, frame: &Frame) -> Option<DropReason> {
+    if skb.is_for_group_mac() && is_for_one(frame) {
+        return Some(DropReason::InvalidPacket);
+    }
     let foreign_mac = has_foreign_mac(port, frame);
     if let Some(reason) = frame.flaw() {
         if port.is_covered() {
@@ -26,7 +30,7 @@ pub(super) fn is_unsound(skb: Skb, port: &Interface, frame: &Frame) -> Option<Dr
     }
     let spoofed = foreign_mac
         || match frame.kind {
-            FrameKind::Arp | FrameKind::Neighbour => !is_own_claim(port, frame),
+            FrameKind::Arp | FrameKind::Solicitation | FrameKind::Advertisement => !is_own_claim(port, frame),
             // A covered endpoint's is looked at only if it belongs to no flow: a flow has the addresses that it
             // was opened with. An error is found by the addresses that it quotes, which are not its own.
             FrameKind::Flow => {
@@ -35,7 +39,24 @@ pub(super) fn is_unsound(skb: Skb, port: &Interface, frame: &Frame) -> Option<Dr
             }
             FrameKind::Listener | FrameKind::Chatter => false,
         };
-    if spoofed { Some(DropReason::SpoofedSource) } else { None }
+    if spoofed {
+        return Some(DropReason::SpoofedSource);
+    }
+    // Whoever has another address is not on this bridge: nobody there is to answer for him.
+    let astray = matches!(frame.kind, FrameKind::Solicitation)
+        && !identify::may_be_on_bridge(&frame.target, port.bridge);
+    if astray { Some(DropReason::UnknownDestination) } else { None }
+}
+
+/// Whether an IP packet is for a single receiver, as far as its header can be read. In a frame for all nobody sends one
+/// (RFC 1122, 3.3.6). The broadcast address of a subnet is not told from the host's own.
+#[inline(always)]
+fn is_for_one(frame: &Frame) -> bool {
+    let destination = &frame.packet.destination;
+    matches!(frame.ethertype, ETHERTYPE_IPV4 | ETHERTYPE_IPV6)
+        && *destination != Address::UNSPECIFIED
+        && !destination.is_group()
+        && !identify::is_hosts(destination)
 }
 
 /// Whether a frame carries another source MAC than the port's.
@@ -85,7 +106,7 @@ fn is_own_claim(port: &Interface, frame: &Frame) -> bool {
     }
     // An advertisement's sender is not what it claims. A solicitation's is.
     let sender = &frame.packet.source;
-    if frame.kind == FrameKind::Neighbour
+    if frame.kind == FrameKind::Advertisement
         && *sender != frame.claim
         && *sender != mac.link_local()
         && !port.owns(sender)
@@ -96,5 +117,5 @@ fn is_own_claim(port: &Interface, frame: &Frame) -> bool {
         return true;
     }
     // Of link-local addresses only the one that follows from the MAC is sure to be nobody else's.
-    frame.kind == FrameKind::Neighbour && frame.claim == mac.link_local()
+    frame.kind != FrameKind::Arp && frame.claim == mac.link_local()
 }

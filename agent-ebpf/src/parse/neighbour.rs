@@ -82,7 +82,13 @@ pub(super) fn parse_nd(
     } else if payload != ND as u32 {
         return Err(DropReason::InvalidPacket);
     }
-    frame.kind = FrameKind::Neighbour;
-    frame.claim = if kind == SOLICITATION { frame.packet.source } else { target };
+    frame.target = target;
+    if kind == SOLICITATION {
+        frame.kind = FrameKind::Solicitation;
+        frame.claim = frame.packet.source;
+    } else {
+        frame.kind = FrameKind::Advertisement;
+        frame.claim = target;
+    }
     Ok(())
 }

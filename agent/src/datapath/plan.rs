@@ -126,7 +126,8 @@ pub fn host_state(
     for bridge in &snapshot.bridges {
         state.interfaces.insert(bridge.interface.ifindex, interface(InterfaceKind::Bridge));
         for subnet in &bridge.subnets {
-            let destination = Destination { kind: DestinationKind::Containers as u32, ifindex: 0 };
+            let ifindex = bridge.interface.ifindex;
+            let destination = Destination { kind: DestinationKind::Containers as u32, ifindex };
             state.destinations.insert(prefix(subnet), destination);
         }
     }
@@ -182,9 +183,20 @@ pub fn host_state(
         if covered_bridges.contains(&bridge) {
             entry.flags |= VALIDATE;
         }
-        match endpoint.mac {
-            Some(mac) => entry.mac = Mac::new(mac),
-            None => entry.flags |= ANY_MAC,
+        let destination = Destination { kind: DestinationKind::Endpoint as u32, ifindex: port.ifindex };
+        match endpoint.mac.map(Mac::new) {
+            Some(mac) => {
+                entry.mac = mac;
+                // Of two ports with one MAC, whatever order they are listed in.
+                let known = state.destinations.entry((mac.link_local(), 128)).or_insert(destination);
+                known.ifindex = known.ifindex.min(port.ifindex);
+            }
+            None => {
+                entry.flags |= ANY_MAC;
+                if let Some(bridge) = state.interfaces.get_mut(&bridge) {
+                    bridge.flags |= ANY_MAC;
+                }
+            }
         }
         entry.identity = resolved.party.identity;
         entry.instance = resolved.party.instance;
@@ -195,7 +207,6 @@ pub fn host_state(
             entry.address_count += 1;
         }
         for own in &endpoint.addresses {
-            let destination = Destination { kind: DestinationKind::Endpoint as u32, ifindex: port.ifindex };
             state.destinations.insert((self::address(*own), 128), destination);
         }
         state.interfaces.insert(port.ifindex, entry);
@@ -203,7 +214,9 @@ pub fn host_state(
     }
     // Last: an address that the host has itself never stands for a container.
     for own in &snapshot.host_addresses {
-        let destination = Destination { kind: DestinationKind::Host as u32, ifindex: 0 };
+        let in_subnet = |bridge: &&snapshot::Bridge| bridge.subnets.iter().any(|subnet| subnet.contains(own));
+        let ifindex = snapshot.bridges.iter().find(in_subnet).map_or(0, |bridge| bridge.interface.ifindex);
+        let destination = Destination { kind: DestinationKind::Host as u32, ifindex };
         state.destinations.insert((address(*own), 128), destination);
     }
     state

@@ -83,7 +83,10 @@ impl Known {
     /// The container behind a port, if a policy covers it.
     #[must_use]
     pub fn covered(&self, port: u32) -> Option<Covered<'_>> {
-        let container = self.host.container(port)?;
+        self.covering(port, self.host.container(port)?)
+    }
+
+    fn covering<'a>(&'a self, port: u32, container: &'a Container) -> Option<Covered<'a>> {
         let policy = self.policies.iter().find(|policy| policy.covers(container))?;
         let service = container.service.as_ref().and_then(|service| policy.service(service));
         Some(Covered { port, policy, container, service })
@@ -104,6 +107,15 @@ impl Known {
         self.host.containers().any(|(port, container)| {
             self.host.bridge_of(port) == Some(bridge)
                 && self.policies.iter().any(|policy| policy.covers(container))
+        })
+    }
+
+    /// Whether a covered container on a bridge enforces.
+    #[must_use]
+    pub fn bridge_is_guarded(&self, bridge: u32) -> bool {
+        self.host.containers().any(|(port, container)| {
+            self.host.bridge_of(port) == Some(bridge)
+                && self.covering(port, container).is_some_and(|covered| covered.mode() == Mode::Enforce)
         })
     }
 

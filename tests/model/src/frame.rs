@@ -44,8 +44,14 @@ pub enum Content {
     /// TCP, UDP or ICMP.
     Flow(Wish),
     /// ARP or neighbour discovery: who says that an address is whose. Without an address it only asks. The `sender` is
-    /// somebody that the IP header names beside that.
-    Claim { address: Option<IpAddr>, mac: [u8; 6], own_link_local: bool, sender: Option<IpAddr> },
+    /// somebody that the IP header names beside that, the `target` whom a solicitation looks for.
+    Claim {
+        address: Option<IpAddr>,
+        mac: [u8; 6],
+        own_link_local: bool,
+        sender: Option<IpAddr>,
+        target: Option<IpAddr>,
+    },
     /// A multicast listener message.
     Listener,
     /// What stacks send by themselves and nobody handles.
@@ -58,6 +64,8 @@ pub enum Content {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     pub source_mac: [u8; 6],
+    /// Whether its MAC address is a group's.
+    pub for_group: bool,
     pub ethertype: u16,
     pub addresses: Option<(IpAddr, IpAddr)>,
     pub ports: (u16, u16),
@@ -77,6 +85,7 @@ pub(crate) type Read<T> = Result<T, Reason>;
 pub fn read(bytes: &[u8]) -> Frame {
     let mut frame = Frame {
         source_mac: [0; 6],
+        for_group: bytes.first().is_some_and(|first| first & 1 != 0),
         ethertype: 0,
         addresses: None,
         ports: (0, 0),
@@ -275,7 +284,7 @@ impl Frame {
         let claimed = (sender != [0; 4]).then(|| sender.into());
         self.addresses = Some((claimed.unwrap_or(IpAddr::from([0_u8; 16])), target.into()));
         let mac = [0, 1, 2, 3, 4, 5].map(|byte| message[8 + byte]);
-        Ok(Content::Claim { address: claimed, mac, own_link_local: false, sender: None })
+        Ok(Content::Claim { address: claimed, mac, own_link_local: false, sender: None, target: None })
     }
 
     fn neighbour(&mut self, header: &Ipv6HeaderSlice<'_>, bytes: &[u8]) -> Read<Content> {
@@ -311,7 +320,8 @@ impl Frame {
         let address = (!claimed.is_unspecified()).then_some(IpAddr::V6(claimed));
         let own_link_local = claimed == link_local(mac);
         let sender = (!solicits && source != link_local(mac)).then_some(source.into());
-        Ok(Content::Claim { address, mac, own_link_local, sender })
+        let target = solicits.then_some(target.into());
+        Ok(Content::Claim { address, mac, own_link_local, sender, target })
     }
 }
 

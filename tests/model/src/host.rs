@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::frame::link_local;
 use crate::verdict::Who;
 
 /// At most so many addresses may an endpoint have.
@@ -124,6 +125,46 @@ impl Host {
         found.map_or(Who::Unknown, |(&port, _)| self.behind(port))
     }
 
+    /// Whether an address belongs onto a bridge and nobody is known to have it. It may be that of somebody who has just
+    /// come. A container has the link-local address that follows from its MAC, if that is known of all on the bridge.
+    #[must_use]
+    pub fn is_nobodys(&self, address: IpAddr, bridge: u32) -> bool {
+        // Whoever compares addresses takes it for the same.
+        let address = address.to_canonical();
+        if let IpAddr::V6(address) = address
+            && address.is_unicast_link_local()
+        {
+            let known: Vec<_> = self.containers().filter(|(_, container)| container.fits()).collect();
+            let has = known.iter().any(|(_, each)| each.mac.map(link_local) == Some(address));
+            let on_bridge = |port| self.bridge_of(port) == Some(bridge);
+            let uncertain = known.iter().any(|&(port, each)| each.mac.is_none() && on_bridge(port));
+            return !has && !uncertain && !self.addresses.contains(&address.into());
+        }
+        self.receiver(address) == Who::SomeContainer && self.is_in_subnet(address, bridge)
+    }
+
+    /// Whether a neighbour on a bridge may be asked for an address. Which addresses the host has on the bridge itself is
+    /// only known of those in its subnets.
+    #[must_use]
+    pub fn may_be_on(&self, address: IpAddr, bridge: u32) -> bool {
+        let address = address.to_canonical();
+        if matches!(address, IpAddr::V6(address) if address.is_unicast_link_local()) {
+            return true;
+        }
+        match self.receiver(address) {
+            Who::Container(port) => self.bridge_of(port) == Some(bridge),
+            Who::Host if !self.interfaces.keys().any(|&each| self.is_in_subnet(address, each)) => true,
+            _ => self.is_in_subnet(address, bridge),
+        }
+    }
+
+    fn is_in_subnet(&self, address: IpAddr, bridge: u32) -> bool {
+        match self.interfaces.get(&bridge) {
+            Some(Interface::Bridge { subnets }) => subnets.iter().any(|net| net.contains(address)),
+            _ => false,
+        }
+    }
+
     /// Whom an address stands for.
     #[must_use]
     pub fn receiver(&self, address: IpAddr) -> Who {
@@ -141,10 +182,7 @@ impl Host {
         if let Some((port, _)) = known.find(|(_, container)| container.addresses.contains(&address)) {
             return Who::Container(port);
         }
-        let in_subnet = self.interfaces.values().any(|interface| match interface {
-            Interface::Bridge { subnets } => subnets.iter().any(|net| net.contains(address)),
-            _ => false,
-        });
+        let in_subnet = self.interfaces.keys().any(|&bridge| self.is_in_subnet(address, bridge));
         if in_subnet { Who::SomeContainer } else { Who::World }
     }
 }

@@ -160,10 +160,12 @@ impl Model {
 
     fn leaving(&mut self, packet: &Packet<'_>, frame: &Frame) -> Outcome {
         let Some(own) = self.known.host.container(packet.at) else { return Self::not_ready(frame) };
-        let validated =
-            self.known.host.bridge_of(packet.at).is_some_and(|bridge| self.known.bridge_has_covered(bridge));
-        if !validated {
+        let bridge = self.known.host.bridge_of(packet.at);
+        let Some(bridge) = bridge.filter(|&bridge| self.known.bridge_has_covered(bridge)) else {
             return Forward;
+        };
+        if frame.for_group && self.is_for_one(frame) {
+            return Refuse(Reason::InvalidPacket, None);
         }
         let covered = self.known.covered(packet.at).is_some();
         let foreign_mac = own.mac.is_some_and(|mac| mac != frame.source_mac);
@@ -171,7 +173,11 @@ impl Model {
             Some(reason) if covered => return Refuse(reason, None),
             Some(_) if !foreign_mac => {
                 let deceives = claims::may_deceive(packet.bytes, frame, &own.addresses);
-                return if deceives { Refuse(Reason::SpoofedSource, None) } else { Forward };
+                if deceives {
+                    return Refuse(Reason::SpoofedSource, None);
+                }
+                let quiet = matches!(frame.content, Content::Chatter | Content::Listener);
+                return if quiet { Forward } else { self.elsewhere(frame, bridge) };
             }
             _ => {}
         }
@@ -179,10 +185,15 @@ impl Model {
             return Refuse(Reason::SpoofedSource, None);
         }
         match frame.content {
-            Content::Claim { address, mac, own_link_local, sender } => {
+            Content::Claim { address, mac, own_link_local, sender, target } => {
                 let right = address.is_none_or(|address| owns(&own.addresses, address) || own_link_local)
                     && sender.is_none_or(|sender| owns(&own.addresses, sender));
-                if right && mac == frame.source_mac { Forward } else { Refuse(Reason::SpoofedSource, None) }
+                let near = target.is_none_or(|target| self.known.host.may_be_on(target, bridge));
+                match (right && mac == frame.source_mac, near) {
+                    (false, _) => Refuse(Reason::SpoofedSource, None),
+                    (true, false) => Refuse(Reason::UnknownDestination, None),
+                    (true, true) => Forward,
+                }
             }
             Content::Flow(wish) => {
                 // A flow has the addresses that it was opened with; an error has its own beside those it quotes.
@@ -193,10 +204,33 @@ impl Model {
                 if first && !itself && !owns(&own.addresses, sender) {
                     return Refuse(Reason::SpoofedSource, None);
                 }
-                if covered { self.flow(packet, frame, wish, Direction::Egress) } else { Forward }
+                if covered {
+                    self.flow(packet, frame, wish, Direction::Egress)
+                } else {
+                    self.elsewhere(frame, bridge)
+                }
             }
             _ => Forward,
         }
+    }
+
+    /// Whether an IP packet has one receiver. A frame for a group has several.
+    fn is_for_one(&self, frame: &Frame) -> bool {
+        let one = |address: IpAddr| {
+            let address = address.to_canonical();
+            let group = address.is_multicast() || matches!(address, IpAddr::V4(v4) if v4.octets()[0] >= 240);
+            !group && address != NOWHERE && self.known.host.receiver(address) != Who::Host
+        };
+        matches!(frame.ethertype, 0x0800 | 0x86dd) && destination(frame).is_some_and(one)
+    }
+
+    /// What an unmanaged container sends is its own business, unless somebody may get it who is not known yet.
+    fn elsewhere(&self, frame: &Frame, bridge: u32) -> Outcome {
+        let nobody = destination(frame).is_some_and(|address| self.known.host.is_nobodys(address, bridge));
+        if nobody && self.known.bridge_is_guarded(bridge) {
+            return Refuse(Reason::UnknownDestination, None);
+        }
+        Forward
     }
 
     /// Counts a denied packet.

@@ -159,15 +159,15 @@ impl Race {
     /// Without an agent everything arrives: else none of this would show anything.
     fn without_an_agent(&mut self) -> Result<()> {
         let newcomers = self.prepare(usize::MAX, TOGETHER)?;
-        let senders = self.start(&newcomers)?;
+        let senders = [self.start(&newcomers)?, self.greet(&newcomers)?];
         join(&self.lab, "lab0", &newcomers)?;
         std::thread::sleep(STAY);
         drop(senders);
         ensure!(self.lab.datagrams() > 0, "without an agent nothing arrives at the protected port");
-        ensure!(
-            newcomers.iter().any(|one| one.heard().contains(&FROM_NEWCOMER)),
-            "they do not hear each other"
-        );
+        let heard: Vec<u8> = newcomers.iter().flat_map(Newcomer::heard).collect();
+        for sender in [FROM_NEWCOMER, FROM_COVERED, FROM_UNMANAGED] {
+            ensure!(heard.contains(&sender), "they do not hear those of kind {sender}");
+        }
         newcomers.into_iter().try_for_each(|one| one.leave(&self.lab))
     }
 

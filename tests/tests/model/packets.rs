@@ -82,6 +82,8 @@ impl Traffic {
                 "2001:db8:12::c8",
                 "224.0.0.251",
                 "ff02::fb",
+                "fe80::ff:fe00:c",
+                "fe80::ff:fe00:ff",
             ]
             .map(address),
         );

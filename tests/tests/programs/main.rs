@@ -9,6 +9,7 @@ mod expiry;
 mod flows;
 mod icmp;
 mod malformed;
+mod newcomers;
 mod observed;
 mod published;
 mod reasons;

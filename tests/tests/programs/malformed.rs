@@ -7,11 +7,11 @@ use agent_common::verdict::DropReason::{
     self, Fragment, InvalidPacket, NoRule, UnknownDestination, UnsupportedProtocol,
 };
 use integration_tests::packet::{
-    BROADCAST, Ethernet, HOP_BY_HOP, Ipv4, Ipv6, Payload, ROUTING, Tcp, Udp, ip,
+    BROADCAST, Ethernet, HOP_BY_HOP, Ipv4, Ipv6, Payload, ROUTING, Tcp, Udp, ip, link_layer, neighbour,
 };
 
 use crate::bench::{Bench, Row};
-use crate::town::{API, BRIDGE_MAC, DB, LONER, STRAY, WATCH, WEB, mac, v4, v6};
+use crate::town::{API, BRIDGE_MAC, DB, ELSEWHERE, LONER, POLICY, STRAY, WATCH, WEB, mac, parsed, v4, v6};
 
 fn four(port: u32) -> Ipv4Addr {
     match v4(port) {
@@ -303,6 +303,59 @@ fn other_ethertypes_and_tags() {
         &[0, 1, 8, 0, 6, 4, 0, 1, 2, 0],
     ));
     Bench::start().check_all(&rows);
+}
+
+/// RFC 1122, 3.3.6: nobody sends such packets, and the bridge would copy them to everybody.
+#[test]
+fn a_frame_for_a_group_is_for_no_single_address() {
+    let mut bench = Bench::start();
+    bench.change(POLICY, |snapshot| snapshot.host_addresses.push(parsed("172.18.255.255")));
+    let udp = |port| Payload::Udp(Udp::new(40_000, port));
+    let group_6 = [0x33, 0x33, 0, 0, 0, 1];
+    let shout = |port, to: [u8; 6], packet: &[u8]| Ethernet::new(mac(port), to).ip(packet);
+    let own = |from| ip(v4(WEB), v4(API), &Payload::Tcp(Tcp::new(from, 9000)));
+    let refused =
+        |port, name: &str, frame| Row::from(port, name, frame).dropped(InvalidPacket).perhaps_told();
+    bench.check_all(&[
+        refused(WEB, "to all", shout(WEB, BROADCAST, &own(40_000))),
+        refused(WEB, "to a group", shout(WEB, group_6, &own(40_001))),
+        refused(WEB, "IPv6", shout(WEB, group_6, &ip(v6(WEB), v6(API), &udp(53)))),
+        refused(WEB, "to the world", shout(WEB, BROADCAST, &ip(v4(WEB), parsed(ELSEWHERE[0]), &udp(53)))),
+        refused(
+            WEB,
+            "in a fragment",
+            shout(WEB, BROADCAST, &Ipv4::new(four(WEB), four(API)).fragment(0, true).carrying(6, &allowed())),
+        ),
+        refused(
+            WEB,
+            "a solicitation for one",
+            shout(WEB, group_6, &{
+                let message = neighbour(135, six(API), &link_layer(1, mac(WEB)));
+                Ipv6::new(six(WEB), six(API)).hop_limit(255).carrying(58, &message)
+            }),
+        ),
+        // Unmanaged ones reach everybody of the bridge with it, too.
+        refused(STRAY, "unmanaged", shout(STRAY, BROADCAST, &ip(v4(STRAY), v4(LONER), &udp(53)))),
+        Row::from(
+            LONER,
+            "where nobody is covered",
+            shout(LONER, BROADCAST, &ip(v4(LONER), v4(STRAY), &udp(53))),
+        ),
+        // What groups are for.
+        Row::from(WEB, "a group", shout(WEB, BROADCAST, &ip(v4(WEB), parsed("224.0.0.251"), &udp(5353))))
+            .dropped(UnknownDestination),
+        Row::from(
+            WEB,
+            "a broadcast",
+            shout(WEB, BROADCAST, &ip(v4(WEB), parsed("172.18.255.255"), &udp(137))),
+        ),
+        Row::from(STRAY, "unmanaged, a broadcast", {
+            shout(STRAY, BROADCAST, &ip(v4(STRAY), parsed("172.18.255.255"), &udp(137)))
+        }),
+        Row::from(STRAY, "unmanaged, a group", {
+            shout(STRAY, group_6, &ip(v6(STRAY), parsed("ff02::fb"), &udp(5353)))
+        }),
+    ]);
 }
 
 #[test]

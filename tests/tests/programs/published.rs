@@ -16,8 +16,8 @@ use portcullis::inventory::snapshot::{Protocol, Published, Snapshot};
 
 use crate::bench::{Bench, Row};
 use crate::town::{
-    API, BRIDGE_1, BRIDGE_3, BRIDGE_MAC, ELSEWHERE, HOST, HOST_ADDRESS, LONER, MAIL, OFFICE, POLICY, STRAY,
-    UPLINK, WATCH, WEB, address, delivered_to, gateway, mac, parsed, sent_by,
+    API, BRIDGE_1, BRIDGE_3, BRIDGE_MAC, ELSEWHERE, HOST, HOST_ADDRESS, HOST_LINK, LONER, MAIL, OFFICE,
+    POLICY, STRAY, UPLINK, WATCH, WEB, address, delivered_to, gateway, mac, parsed, sent_by,
 };
 
 /// Published for `web`, which is public.
@@ -258,7 +258,7 @@ fn a_container_that_calls_a_published_port_is_an_outsider() {
             ]);
         }
     }
-    let (own, gateway) = (parsed("fe80::ff:fe00:f"), parsed("fe80::1"));
+    let (own, gateway) = (parsed("fe80::ff:fe00:f"), parsed(HOST_LINK));
     let neighbour = |source, to: u16| sent_by(STRAY, source, gateway, &tcp(4000, to, SYN));
     bench.check_all(&[
         Row::from(STRAY, "by link-local addresses", neighbour(own, WEB_PORT)),

@@ -3,14 +3,17 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use agent_common::packet::ETHERTYPE_ARP;
-use agent_common::verdict::DropReason::{Fragment, InvalidPacket, SpoofedSource, UnsupportedProtocol};
+use agent_common::verdict::DropReason::{
+    Fragment, InvalidPacket, SpoofedSource, UnknownDestination, UnsupportedProtocol,
+};
 use integration_tests::packet::{
     Arp, BROADCAST, Ethernet, HOP_BY_HOP, Ipv4, Ipv6, Mac, Payload, Tcp, icmp, ip, link_layer, neighbour,
 };
 
 use crate::bench::{Bench, Row};
 use crate::town::{
-    API, BRIDGE_1, BRIDGE_MAC, ELSEWHERE, LONER, POLICY, STRAY, WEB, gateway, mac, parsed, sent_by, v4, v6,
+    API, API_2, BRIDGE_1, BRIDGE_2, BRIDGE_MAC, ELSEWHERE, HOST_ADDRESS, LONER, POLICY, STRAY, WEB, gateway,
+    mac, parsed, sent_by, v4, v6,
 };
 
 fn four(address: IpAddr) -> Ipv4Addr {
@@ -213,6 +216,23 @@ fn neighbour_messages_claim_the_ports_own_addresses() {
         row("from the gateway's link-local address", gates, &ask(other, &my)).dropped(SpoofedSource),
         row("from another's link-local address", their_link, &ask(other, &my)).dropped(SpoofedSource),
         row("from a link-local address of unknown origin", stable, &ask(other, &my)).dropped(SpoofedSource),
+        row("for one that nobody is known to have", own, &ask("2001:db8:12::ffff".parse().unwrap(), &my)),
+        row("for the gateway", own, &ask(six(gateway(BRIDGE_1, 1)), &my)),
+        row("for a link-local address", own_link, &ask(gates, &my)),
+        row("for an address of the host's", own, &ask(six(parsed(HOST_ADDRESS[1])), &my)),
+        row("for one on another bridge", own, &ask(six(v6(API_2)), &my)).dropped(UnknownDestination),
+        row("for another bridge's gateway", own, &ask(six(gateway(BRIDGE_2, 1)), &my))
+            .dropped(UnknownDestination),
+        row("for one of another bridge's", own, &ask("2001:db8:13::ffff".parse().unwrap(), &my))
+            .dropped(UnknownDestination),
+        row("for one out in the world", own, &ask(six(parsed(ELSEWHERE[1])), &my))
+            .dropped(UnknownDestination),
+        row("duplicate detection for the world's", none, &ask(six(parsed(ELSEWHERE[1])), &[]))
+            .dropped(UnknownDestination),
+        row("for nobody", own, &ask(none, &my)).dropped(UnknownDestination),
+        // The first reason that applies wins.
+        row("for one out in the world, from another's address", other, &ask(six(parsed(ELSEWHERE[1])), &my))
+            .dropped(SpoofedSource),
         row("duplicate detection", none, &ask(own, &[])),
         row("duplicate detection with a nonce", none, &ask(own, &NONCE)),
         row("an advertisement", own, &tell(own, &my_target)),
@@ -256,7 +276,7 @@ fn neighbour_messages_claim_the_ports_own_addresses() {
             .again(),
         row("a redirect", own_link, &icmp(137, 0, [0; 4], &[0; 32])).dropped(UnsupportedProtocol),
         Row::from(WEB, "another's MAC outside", {
-            Ethernet::new(mac(API), BROADCAST)
+            Ethernet::new(mac(API), BRIDGE_MAC)
                 .ip(&Ipv6::new(own, other).hop_limit(255).carrying(58, &ask(other, &my)))
         })
         .dropped(SpoofedSource)

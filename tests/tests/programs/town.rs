@@ -49,6 +49,8 @@ pub(crate) const OFFICE: [&str; 2] = ["203.0.113.9", "2001:db8:0ff::9"];
 pub(crate) const ELSEWHERE: [&str; 2] = ["198.51.100.9", "2001:db8:aaaa::9"];
 /// One of the host's addresses that is no gateway of a bridge.
 pub(crate) const HOST_ADDRESS: [&str; 2] = ["192.0.2.1", "2001:db8:2::1"];
+/// The one that Docker gives its bridges.
+pub(crate) const HOST_LINK: &str = "fe80::1";
 /// The resolvers of every container.
 pub(crate) const RESOLVER: [&str; 2] = ["198.51.100.53", "2001:db8:53::53"];
 
@@ -217,7 +219,7 @@ pub(crate) fn snapshot() -> Snapshot {
             .map(|port| Port { interface: interface(port, "port"), bridge: bridge_of(port) })
             .collect(),
         uplinks: vec![Uplink { interface: interface(UPLINK, "eth"), ethernet: true, port: false }],
-        host_addresses: gateways.chain(HOST_ADDRESS.map(parsed)).collect(),
+        host_addresses: gateways.chain(HOST_ADDRESS.map(parsed)).chain([parsed(HOST_LINK)]).collect(),
         unenforceable: Vec::new(),
     }
 }

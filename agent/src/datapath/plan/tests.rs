@@ -80,10 +80,10 @@ fn bridges_and_uplinks_are_known_and_lone_ports_are_not() {
     let (bridge, uplink) = (InterfaceKind::Bridge as u8, InterfaceKind::Uplink as u8);
     assert_eq!(kinds, [(100, bridge), (101, bridge), (200, uplink)]);
     assert!(state.slots.is_empty());
-    let containers = Destination { kind: DestinationKind::Containers as u32, ifindex: 0 };
+    let containers = |ifindex| Destination { kind: DestinationKind::Containers as u32, ifindex };
     let subnet = |text: &str, length| (address(text.parse().unwrap()), length);
-    assert_eq!(state.destinations[&subnet("172.18.0.0", 112)], containers);
-    assert_eq!(state.destinations[&subnet("2001:db8:19::", 64)], containers);
+    assert_eq!(state.destinations[&subnet("172.18.0.0", 112)], containers(100));
+    assert_eq!(state.destinations[&subnet("2001:db8:19::", 64)], containers(101));
 }
 
 #[test]
@@ -102,6 +102,7 @@ fn an_endpoint_is_its_port_with_its_addresses() {
     let endpoint = Destination { kind: DestinationKind::Endpoint as u32, ifindex: 10 };
     assert_eq!(state.destinations[&key("172.18.0.2")], endpoint);
     assert_eq!(state.destinations[&key("2001:db8::2")], endpoint);
+    assert_eq!(state.destinations[&key("fe80::ff:fe00:1")], endpoint, "what follows from its MAC");
     assert_eq!(state.slots, BTreeMap::from([(0, 10)]));
     assert_eq!(entry.mark, layout().of_slot(0));
 }
@@ -139,7 +140,11 @@ fn an_unknown_mac_is_said_so() {
     let mut host = host();
     add(&mut host, Some(10), COVERED_PARTY, &[]);
     host.0.endpoints[0].mac = None;
-    assert_eq!(state(&host).interfaces[&10].flags, COVERED | VALIDATE | ANY_MAC);
+    let state = state(&host);
+    assert_eq!(state.interfaces[&10].flags, COVERED | VALIDATE | ANY_MAC);
+    assert_eq!(state.interfaces[&100].flags, GUARDED | ANY_MAC);
+    assert_eq!(state.interfaces[&101].flags, 0);
+    assert!(!state.destinations.keys().any(|(address, _)| address.is_link_local_ipv6()));
 }
 
 #[test]
@@ -165,6 +170,19 @@ fn an_address_of_the_host_never_stands_for_a_container() {
     let state = state(&host);
     assert_eq!(state.destinations[&key("172.18.0.1")].kind, DestinationKind::Host as u32);
     assert_eq!(state.destinations[&key("172.18.0.2")].kind, DestinationKind::Endpoint as u32);
+}
+
+#[test]
+fn an_address_of_the_host_is_on_the_bridge_of_its_subnet() {
+    let mut host = host();
+    host.0
+        .host_addresses
+        .extend(["2001:db8:19::1", "192.0.2.1"].map(|address| address.parse::<IpAddr>().unwrap()));
+    let state = state(&host);
+    for (address, bridge) in [("172.18.0.1", 100), ("2001:db8:19::1", 101), ("192.0.2.1", 0)] {
+        let own = Destination { kind: DestinationKind::Host as u32, ifindex: bridge };
+        assert_eq!(state.destinations[&key(address)], own, "{address}");
+    }
 }
 
 #[test]
