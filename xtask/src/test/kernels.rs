@@ -30,7 +30,8 @@ const USUAL: [&str; 3] = ["5.10", "6.1", "6.12"];
 
 /// What every run of all tests runs in guests: what has passed on each of these kernels run after run. `--kernel` runs
 /// more.
-const IN_EVERY_RUN: [&str; 5] = ["verifier", "kernel", "told", "reload", "restart"];
+const IN_EVERY_RUN: [&str; 12] =
+    ["verifier", "kernel", "programs", "oracle", "told", "reload", "restart", "sabotage", "backstop", "pins", "life", "model"];
 
 /// Which kernels, and what to run on them.
 #[derive(Debug, clap::Args)]
