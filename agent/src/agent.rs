@@ -253,10 +253,10 @@ impl CounterSource for KernelCounters {
 
 async fn read_events(mut ring: Events, pipeline: EventPipeline, state: watch::Receiver<Arc<AgentState>>) {
     loop {
-        let offset = events::clock_offset();
         let read = ring.read(|bytes| {
             let state = state.borrow().clone();
-            if let Err(error) = pipeline.handle(bytes, &state, offset) {
+            // Asked anew each time: the clock may have been set since the last event.
+            if let Err(error) = pipeline.handle(bytes, &state, events::clock_offset()) {
                 tracing::warn!(%error, "event not understood");
             }
         });
