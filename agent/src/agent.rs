@@ -154,10 +154,11 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     listen_for_signals(reload_sender, stop_sender)?;
     tokio::spawn(service::ready(state.clone()));
 
-    let reconciler = Reconciler::new(datapath, backstop, policies, registry, sender, telemetry);
-    let reconciler = reconcile::run(reconciler, inventory.updates(), reloads, stop)
-        .await
-        .ok_or(StartError::InventoryEnded)?;
+    let updates = inventory.updates();
+    let reconciler =
+        Reconciler::new(datapath, backstop, policies, registry, updates.clone(), sender, telemetry);
+    let reconciler =
+        reconcile::run(reconciler, updates, reloads, stop).await.ok_or(StartError::InventoryEnded)?;
     service::stopping();
     tracing::info!("stopping; what is enforced stays enforced, `portcullis detach` removes it");
     // Destructors of the datapath have no business here: links are pinned, filters stay.
@@ -252,10 +253,10 @@ impl CounterSource for KernelCounters {
 
 async fn read_events(mut ring: Events, pipeline: EventPipeline, state: watch::Receiver<Arc<AgentState>>) {
     loop {
-        let offset = events::clock_offset();
         let read = ring.read(|bytes| {
             let state = state.borrow().clone();
-            if let Err(error) = pipeline.handle(bytes, &state, offset) {
+            // Asked anew each time: the clock may have been set since the last event.
+            if let Err(error) = pipeline.handle(bytes, &state, events::clock_offset()) {
                 tracing::warn!(%error, "event not understood");
             }
         });

@@ -53,7 +53,7 @@ impl EventPipeline {
 
     /// Takes one record of the ring buffer. Never blocks, never panics.
     ///
-    /// `clock_offset` is what [`clock_offset`] returned lately; refresh it now and then, as the wall clock moves.
+    /// `clock_offset` is what [`clock_offset`] returns now, as the wall clock moves.
     pub fn handle(&self, bytes: &[u8], state: &AgentState, clock_offset: i64) -> Result<(), DecodeError> {
         let mut denial = decode::decode(bytes)?;
         self.scans.lock().unwrap_or_else(PoisonError::into_inner).add(&denial.event);

@@ -2,6 +2,7 @@
 //! addresses from netlink, merged into one [`snapshot::Snapshot`]. Decides nothing about policy.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -48,8 +49,8 @@ pub struct Update {
     pub complete: bool,
     /// Why `connected` is false, for people.
     pub error: Option<String>,
-    /// When the notification or answer that led to this update arrived.
-    pub seen: Instant,
+    /// When each port of a watched bridge was first known to be one, by ifindex.
+    pub noticed: Arc<BTreeMap<u32, Instant>>,
 }
 
 impl Update {
@@ -86,7 +87,7 @@ pub fn start(source: Source) -> Result<InventoryHandle, netlink::NetlinkError> {
         connected: false,
         complete: false,
         error: None,
-        seen: origin,
+        noticed: Arc::default(),
     });
     let mut tasks = JoinSet::new();
     let feed = match source {

@@ -25,7 +25,7 @@ pub use self::{
 use crate::{
     backstop::{Backstop, BackstopError},
     config::Settings,
-    datapath::{Datapath, DatapathError},
+    datapath::{Datapath, DatapathError, attach::AttachError},
     interference::Ledger,
     inventory::{self, snapshot::Snapshot},
     policy::{entries::Entries, resolve::ResolveError},
@@ -82,6 +82,8 @@ pub struct Reconciler {
     backstop: Option<Backstop>,
     policies: Policies,
     registry: Registry,
+    /// What is known of the host, though it may not have been taken in yet.
+    newest: channel::Receiver<inventory::Update>,
     update: Option<inventory::Update>,
     /// What the kernel was last brought to.
     applied: Option<(Arc<Snapshot>, Arc<Entries>)>,
@@ -124,6 +126,7 @@ impl Reconciler {
         backstop: Option<Backstop>,
         policies: Policies,
         registry: Registry,
+        newest: channel::Receiver<inventory::Update>,
         state: channel::Sender<Arc<AgentState>>,
         telemetry: Arc<Telemetry>,
     ) -> Self {
@@ -132,6 +135,7 @@ impl Reconciler {
             backstop,
             policies,
             registry,
+            newest,
             update: None,
             applied: None,
             unfinished: false,
@@ -183,7 +187,7 @@ impl Reconciler {
         self.unfinished = false;
         let mut complaints = BTreeSet::new();
         // First of all: a port with a program and nothing else is denied.
-        for error in self.datapath.attach(&update.snapshot, update.complete) {
+        for error in self.attach(&update) {
             complaints.insert(format!("port not attached: {}", Chain(&error)));
             self.unfinished = true;
         }
@@ -204,7 +208,7 @@ impl Reconciler {
             self.unfinished |= failure.is_some();
             // Programs of an earlier agent went on until these know the policy.
             if failure.is_none() && self.datapath.is_deferring() {
-                for error in self.datapath.attach(&update.snapshot, update.complete) {
+                for error in self.attach(&update) {
                     complaints.insert(format!("port not attached: {}", Chain(&error)));
                     self.unfinished = true;
                 }
@@ -234,6 +238,24 @@ impl Reconciler {
         self.complaints = complaints;
     }
 
+    /// Attaches the programs, and measures how long new ports waited for theirs.
+    fn attach(&mut self, update: &inventory::Update) -> Vec<AttachError> {
+        let mut newest = Arc::clone(&update.snapshot);
+        let errors = self.datapath.attach(&update.snapshot, update.complete, || {
+            let now = Arc::clone(&self.newest.borrow().snapshot);
+            let is_new = !Arc::ptr_eq(&now, &newest);
+            newest = now;
+            is_new.then(|| Arc::clone(&newest))
+        });
+        let noticed = Arc::clone(&self.newest.borrow().noticed);
+        for (ifindex, guarded) in self.datapath.take_guarded() {
+            if let Some(noticed) = noticed.get(&ifindex) {
+                self.telemetry.observe_enforce_delay(guarded.saturating_duration_since(*noticed));
+            }
+        }
+        errors
+    }
+
     /// What went wrong, as a text; told once, not each time that it is tried again.
     fn failed(&self, error: &PassError) -> String {
         let text = Chain(error).to_string();
@@ -246,7 +268,6 @@ impl Reconciler {
 
     fn apply(&mut self, update: &inventory::Update) -> Result<(), PassError> {
         let started = Instant::now();
-        let waiting = self.waiting(&update.snapshot);
         let entries = self.registry.resolve(self.policies.set(), &update.snapshot)?;
         let moved = self.datapath.apply(&update.snapshot, &entries)?;
         self.policies.applied();
@@ -258,28 +279,12 @@ impl Reconciler {
                 "policy in force"
             );
         }
-        for ifindex in waiting {
-            if self.datapath.is_ready(ifindex) {
-                self.telemetry.observe_enforce_delay(update.seen.elapsed());
-            }
-        }
         let entries = Arc::new(entries);
         self.applied = Some((Arc::clone(&update.snapshot), Arc::clone(&entries)));
         if let Some(backstop) = &mut self.backstop {
             backstop.bring(&update.snapshot, &entries)?;
         }
         Ok(())
-    }
-
-    /// Ports of containers that the kernel does not know yet.
-    fn waiting(&self, snapshot: &Snapshot) -> Vec<u32> {
-        snapshot
-            .endpoints
-            .iter()
-            .filter_map(|endpoint| endpoint.port.as_ref())
-            .map(|port| port.ifindex)
-            .filter(|&ifindex| !self.datapath.is_ready(ifindex))
-            .collect()
     }
 
     fn collect_flows(&mut self) {

@@ -59,7 +59,7 @@ impl Telemetry {
         self.policy_apply.observe(duration.as_secs_f64());
     }
 
-    /// How long a container was seen, but not yet enforced.
+    /// How long a port was known to be one before programs guarded it.
     pub fn observe_enforce_delay(&self, duration: Duration) {
         self.enforce_delay.observe(duration.as_secs_f64());
     }

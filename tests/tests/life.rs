@@ -55,6 +55,12 @@ fn race(name: &'static str, flags: &[&str]) -> race::Figures {
     let (median, most) = if extent.is_long { (50, 200) } else { (100, 1000) };
     assert!(figures.alone.percentile(50) < Duration::from_millis(median), "{}", figures.alone);
     assert!(figures.alone.percentile(99) < Duration::from_millis(most), "{}", figures.alone);
+    let open = &figures.alone_open;
+    assert!(open.percentile(50) < Duration::from_millis(20), "new ports stay open for {open}");
+    if extent.is_long {
+        let measured = figures.measured;
+        assert!(measured.within_20_ms > 50.0 && measured.within_200_ms > 99.0, "{measured}");
+    }
     figures
 }
 

@@ -12,10 +12,16 @@ use tempfile::TempDir;
 
 const SURVEYED: u64 = 40_000;
 
+/// How many kinds may not have been delivered, where fewer frames are sent than usual: some are rare.
+const RARE: usize = 4;
+
+fn percent() -> u64 {
+    std::env::var("PORTCULLIS_ORACLE_SHARE").map_or(100, |share| share.parse().unwrap())
+}
+
 /// As many of these frames as are wanted.
 fn share(frames: u64) -> u64 {
-    let percent = std::env::var("PORTCULLIS_ORACLE_SHARE").map_or(100, |share| share.parse().unwrap());
-    frames * percent / 100
+    frames * percent() / 100
 }
 
 /// Past the test harness, which shows what is printed only if the test fails.
@@ -37,7 +43,8 @@ fn corpus(seed: u64) -> TempDir {
     let surveyed = survey(seed, Extent::Frames(share(SURVEYED)), &mut corpus, &[]).unwrap();
     eprintln!("without the agent\n{surveyed}");
     let harmless = surveyed.harmless();
-    assert!(harmless.is_empty(), "Linux delivers none of these any more:\n{}", harmless.join("\n"));
+    let rare = if percent() < 100 { RARE } else { 0 };
+    assert!(harmless.len() <= rare, "Linux delivers none of these any more:\n{}", harmless.join("\n"));
     let total = surveyed.total();
     say(&format!(
         "without the agent, of {} frames {} reach an interface, {} a socket",

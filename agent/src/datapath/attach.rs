@@ -1,5 +1,6 @@
 //! Attaches programs to interfaces: by TCX where the kernel has it (6.6), by clsact below. First in order, and never
-//! taken off by a drop: only `detach` and the port's own end do that.
+//! taken off by a drop: only `detach` and the port's own end do that. A new port gets filters of clsact until its links
+//! are there (decision 0018).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -64,6 +65,8 @@ pub struct Attachments {
     pub(super) links: BTreeMap<(u32, Hook), OwnedFd>,
     /// clsact filters, with the name of the interface that they were attached under.
     filters: BTreeMap<(u32, Hook), String>,
+    /// Hooks with a filter of clsact that acts until the link does.
+    stopgaps: BTreeSet<(u32, Hook)>,
     /// Hooks that an earlier agent's programs go on to guard until this one's know the policy.
     deferred: BTreeSet<(u32, Hook)>,
     /// Whether the programs know no policy yet, so that earlier ones are left where they are.
@@ -89,6 +92,7 @@ impl Attachments {
             netns: filter::netns(),
             links: BTreeMap::new(),
             filters: BTreeMap::new(),
+            stopgaps: BTreeSet::new(),
             strayed: BTreeMap::new(),
             deferred: BTreeSet::new(),
             hold,
@@ -105,7 +109,8 @@ impl Attachments {
     /// Whether a program guards a hook, this agent's or still an earlier one's.
     #[must_use]
     pub fn is_attached(&self, ifindex: u32, hook: Hook) -> bool {
-        self.is_current(ifindex, hook) || self.deferred.contains(&(ifindex, hook))
+        let place = (ifindex, hook);
+        self.is_current(ifindex, hook) || self.stopgaps.contains(&place) || self.deferred.contains(&place)
     }
 
     /// Whether this agent's program is on a hook.
@@ -131,6 +136,20 @@ impl Attachments {
         std::mem::take(&mut self.findings)
     }
 
+    /// Puts the programs onto a port that nothing is known of yet, at once: a link of TCX makes the kernel wait until
+    /// every processor has seen it, and the second hook is open as long as it waits for the first. Filters of clsact
+    /// have no such wait. They go when the links are there; until then both run, but let nothing pass.
+    pub(super) fn attach_stopgaps(&mut self, ebpf: &mut Ebpf, port: &Interface) -> Result<(), AttachError> {
+        if self.via != Via::Tcx || self.hold {
+            return Ok(());
+        }
+        for hook in Hook::OF_PORT {
+            filter::attach(loader::program(ebpf, hook)?, &self.pins, port, hook)?;
+            self.stopgaps.insert((port.ifindex, hook));
+        }
+        Ok(())
+    }
+
     /// Puts a program onto an interface, taking over what an earlier agent left there.
     pub fn attach(&mut self, ebpf: &mut Ebpf, interface: &Interface, hook: Hook) -> Result<(), AttachError> {
         let place = (interface.ifindex, hook);
@@ -151,6 +170,7 @@ impl Attachments {
                 self.links.insert(place, link);
                 let removed = filter::remove(&self.pins, self.netns, interface.ifindex, hook);
                 removed.map_err(hook_error("remove the filter of", interface, hook))?;
+                self.stopgaps.remove(&place);
             }
             Via::Clsact => {
                 self.look_at_filter(interface, hook)?;
@@ -294,6 +314,21 @@ impl Attachments {
         for (ifindex, hook) in gone {
             if let Some(name) = self.filters.remove(&(ifindex, hook)) {
                 self.remove_filter(&name, ifindex, hook);
+            }
+        }
+    }
+
+    /// Takes filters off ports that were none any more before their links came.
+    pub(super) fn retain_stopgaps(&mut self, ports: &BTreeSet<u32>) {
+        let gone: Vec<(u32, Hook)> =
+            self.stopgaps.iter().filter(|(ifindex, _)| !ports.contains(ifindex)).copied().collect();
+        for (ifindex, hook) in gone {
+            self.stopgaps.remove(&(ifindex, hook));
+            if let Some(name) = query::interface_name(ifindex) {
+                self.remove_filter(&name, ifindex, hook);
+            } else {
+                filter::forget(&self.pins, FilterNote { netns: self.netns, ifindex, hook: Some(hook) });
+                filter::forget(&self.pins, FilterNote { netns: self.netns, ifindex, hook: None });
             }
         }
     }

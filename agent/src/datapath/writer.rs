@@ -13,7 +13,7 @@ use std::{
         Arc,
         atomic::{Ordering, fence},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use agent_common::{
@@ -56,6 +56,8 @@ pub struct Datapath {
     ebpf: Ebpf,
     maps: Maps,
     attachments: Attachments,
+    /// Ports that have got both of their programs, and when, until somebody asks.
+    guarded: Vec<(u32, Instant)>,
     pins: Pins,
     layout: MarkLayout,
     slots: Slots,
@@ -142,6 +144,7 @@ impl Datapath {
             ebpf,
             maps,
             attachments,
+            guarded: Vec::new(),
             pins,
             layout,
             slots,
@@ -235,12 +238,49 @@ impl Datapath {
         Ok(loader::verified_instructions(&mut self.ebpf)?)
     }
 
+    /// Lets new ports be guarded as soon as the kernel can, ahead of [`Self::attach`], which takes longer.
+    pub fn guard(&mut self, snapshot: &Snapshot) {
+        for port in snapshot.ports.iter().map(|port| &port.interface) {
+            // What a known port sends and gets would be counted twice, or is guarded by an earlier agent's programs.
+            if self.is_ready(port.ifindex) || self.is_attached(port.ifindex) {
+                continue;
+            }
+            match self.attachments.attach_stopgaps(&mut self.ebpf, port) {
+                Ok(()) => self.note_guarded(port.ifindex),
+                // The port has gone, or the kernel lacks clsact. Then the links come without it.
+                Err(error) => {
+                    tracing::debug!(interface = port.name, error = %Chain(&error), "no filters ahead of links")
+                }
+            }
+        }
+    }
+
+    /// Ports that nobody guarded before and that have got both of their programs since this was asked last.
+    pub fn take_guarded(&mut self) -> Vec<(u32, Instant)> {
+        std::mem::take(&mut self.guarded)
+    }
+
+    fn note_guarded(&mut self, ifindex: u32) {
+        if self.is_attached(ifindex) && !self.is_ready(ifindex) {
+            self.guarded.push((ifindex, Instant::now()));
+        }
+    }
+
     /// Puts the programs onto every watched bridge, its ports and the uplinks; what is not known of a port yet is denied
     /// from then on. One interface that fails does not keep the others from being attached; its error is returned.
     ///
     /// Only a `complete` snapshot says that an interface is not what it was: before that, what an earlier agent attached
     /// stays attached, whether it was seen again by now or not.
-    pub fn attach(&mut self, snapshot: &Snapshot, complete: bool) -> Vec<AttachError> {
+    ///
+    /// Where many ports come at once this takes a while; `newest` says what is known meanwhile.
+    pub fn attach(
+        &mut self,
+        snapshot: &Snapshot,
+        complete: bool,
+        mut newest: impl FnMut() -> Option<Arc<Snapshot>>,
+    ) -> Vec<AttachError> {
+        self.guard(snapshot);
+        let mut known = None;
         let places = plan::places(snapshot, &self.uplinks);
         let mut errors = Vec::new();
         // Before and after: what the programs that are about to go write in between is not lost.
@@ -250,20 +290,30 @@ impl Datapath {
             if !complete && Hook::OF_UPLINK.contains(&hook) {
                 continue;
             }
-            if !self.attachments.is_current(interface.ifindex, hook)
-                && let Err(error) = self.attachments.attach(&mut self.ebpf, interface, hook)
-            {
+            if self.attachments.is_current(interface.ifindex, hook) {
+                continue;
+            }
+            let was_guarded = self.is_attached(interface.ifindex);
+            if let Err(error) = self.attachments.attach(&mut self.ebpf, interface, hook) {
                 if attach::interface_index(&interface.name) == Some(interface.ifindex) {
                     errors.push(error);
                 } else {
                     // Containers come and go; the next snapshot will not list it.
                     tracing::debug!(interface = interface.name, %error, "interface is gone");
                 }
+            } else if !was_guarded {
+                self.note_guarded(interface.ifindex);
+            }
+            if let Some(newest) = newest() {
+                self.guard(&newest);
+                known = Some(newest);
             }
         }
         if complete {
             let wanted = places.iter().map(|(interface, hook)| (interface.ifindex, *hook)).collect();
             self.attachments.retain(&wanted);
+            let ports = known.as_deref().unwrap_or(snapshot).ports.iter();
+            self.attachments.retain_stopgaps(&ports.map(|port| port.interface.ifindex).collect());
             errors.extend(self.attachments.sweep(&wanted).err());
         }
         self.migration.catch_up();

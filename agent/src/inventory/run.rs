@@ -96,6 +96,8 @@ struct Run {
     unusable: BTreeSet<PathBuf>,
     /// Ports that a hint was already given for.
     hinted: BTreeSet<u32>,
+    /// When each port was first known to be one.
+    noticed: BTreeMap<u32, Instant>,
 }
 
 /// Publishes to `sender` until nobody listens.
@@ -127,6 +129,7 @@ pub(super) async fn run(
         other_ends: BTreeMap::new(),
         unusable: BTreeSet::new(),
         hinted: BTreeSet::new(),
+        noticed: BTreeMap::new(),
     };
     let mut dump = interval(DUMP);
     let mut pending = interval(PENDING);
@@ -388,7 +391,8 @@ impl Run {
         }
     }
 
-    /// Publishes what is known if it differs from what was published; returns whether a port is still wanted.
+    /// Publishes what is known if it differs from what was published; returns whether a port is still wanted. `seen` is
+    /// when the kernel or the source spoke.
     fn publish(&mut self, seen: Instant) -> bool {
         if !self.dumped {
             return false;
@@ -407,12 +411,16 @@ impl Run {
             && snapshot.endpoints.iter().any(|endpoint| endpoint.port.is_none());
         let (connected, complete, error) = self.taken.status();
         let complete = complete && self.dumped;
+        let noticed = &mut self.noticed;
         self.sender.send_if_modified(|update| {
             let changed = *update.snapshot != snapshot
                 || (update.connected, update.complete, update.error.as_ref()) != (connected, complete, error);
             if changed {
-                *update =
-                    Update { snapshot: Arc::new(snapshot), connected, complete, error: error.cloned(), seen };
+                let before = std::mem::take(noticed);
+                let ports = snapshot.ports.iter().map(|port| port.interface.ifindex);
+                noticed.extend(ports.map(|port| (port, before.get(&port).copied().unwrap_or(seen))));
+                let (snapshot, noticed) = (Arc::new(snapshot), Arc::new(noticed.clone()));
+                *update = Update { snapshot, connected, complete, error: error.cloned(), noticed };
             }
             changed
         });

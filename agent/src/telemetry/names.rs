@@ -121,7 +121,8 @@ pub const POLICY_APPLY: Metric = Metric {
 pub const ENFORCE_DELAY: Metric = Metric {
     name: "portcullis_enforce_delay_seconds",
     kind: Kind::Histogram,
-    help: "Time from a container being seen to its being enforced; until then it can neither send nor receive.",
+    help: "Time from a port of a watched bridge being noticed until programs guard it both ways, so that what is not \
+           known of it is denied.",
     labels: &[],
 };
 pub const INVENTORY_CONNECTED: Metric = gauge(

@@ -84,12 +84,15 @@ impl Newcomer {
         introduce(&self.netns, others)
     }
 
-    /// Datagrams that it has heard, by the first byte; each counts once.
-    pub fn heard(&self) -> Vec<u8> {
-        let mut datagram = [0; 8];
+    /// Datagrams that it has heard, each counts once: the first byte, and when it was sent.
+    pub fn heard(&self) -> Vec<(u8, Duration)> {
+        let mut datagram = [0; 9];
         let mut heard = Vec::new();
-        while let Ok(1..) = self.ears.recv(&mut datagram) {
-            heard.push(datagram[0]);
+        while let Ok(length) = self.ears.recv(&mut datagram) {
+            if length == datagram.len() {
+                let [first, sent @ ..] = datagram;
+                heard.push((first, Duration::from_nanos(u64::from_be_bytes(sent))));
+            }
         }
         heard
     }
@@ -159,7 +162,15 @@ pub fn batch(netns: &Netns, lines: &str) -> Result<()> {
     Ok(())
 }
 
-/// Sends the same datagrams for as long as it lives; whoever cannot send yet goes on trying.
+/// The clock that senders write into their datagrams.
+#[must_use]
+pub fn now() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+}
+
+/// Sends the same datagrams for as long as it lives, each with the time behind it; whoever cannot send yet goes on
+/// trying.
 #[derive(Debug)]
 pub struct Sender {
     ended: Arc<AtomicBool>,
@@ -177,7 +188,8 @@ impl Sender {
             let start = Instant::now();
             while !ended.load(Ordering::Relaxed) && start.elapsed() < Duration::from_secs(600) {
                 for (target, datagram) in &datagrams {
-                    sent.fetch_add(u64::from(socket.send_to(datagram, target).is_ok()), Ordering::Relaxed);
+                    let datagram = [datagram.as_slice(), &(now().as_nanos() as u64).to_be_bytes()].concat();
+                    sent.fetch_add(u64::from(socket.send_to(&datagram, target).is_ok()), Ordering::Relaxed);
                 }
                 std::thread::sleep(PACE);
             }

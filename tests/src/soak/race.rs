@@ -13,7 +13,7 @@ use lab::interrupt::wait_for;
 use crate::daemon::Daemon;
 use crate::small_lab::{CLOSED_UDP, SmallLab};
 use crate::soak::ear::Ear;
-use crate::soak::newcomers::{HEARD, Newcomer, OPEN_UDP, POLICY, Sender, introduce, join};
+use crate::soak::newcomers::{HEARD, Newcomer, OPEN_UDP, POLICY, Sender, introduce, join, now};
 use crate::soak::pinned::Pinned;
 use crate::soak::{Durations, Extent};
 
@@ -49,7 +49,12 @@ pub struct Figures {
     pub from_unmanaged: usize,
     /// Of all these, those while the agent slept.
     pub while_asleep: usize,
-    /// From the command that makes a port of one that comes alone until the programs know it, with the agent awake.
+    /// From the command that makes a port of one that comes alone until the last datagram that it gets from a container
+    /// that no policy covers: what it is before anybody guards it. With the agent awake.
+    pub alone_open: Durations,
+    /// The same where several come at once.
+    pub crowded_open: Durations,
+    /// From the same command until the programs know it.
     pub alone: Durations,
     /// The same where several come at once.
     pub crowded: Durations,
@@ -99,8 +104,9 @@ impl fmt::Display for Figures {
         write!(
             formatter,
             "{} starts, {} with the agent asleep; {} datagrams sent, {} arrived at the protected port; {} between two \
-             newcomers, {} from a covered member, {} from an unmanaged one, {} of these while the agent slept; the programs knew \
-             one that came alone after {}, those of a crowd after {}; the first allowed datagram arrived after {}, {} never; {}",
+             newcomers, {} from a covered member, {} from an unmanaged one, {} of these while the agent slept; the last \
+             one to one that came alone was sent after {}, to those of a crowd after {}; the programs knew one that came \
+             alone after {}, those of a crowd after {}; the first allowed datagram arrived after {}, {} never; {}",
             self.starts,
             self.asleep,
             self.sent,
@@ -109,6 +115,8 @@ impl fmt::Display for Figures {
             self.from_covered,
             self.from_unmanaged,
             self.while_asleep,
+            self.alone_open,
+            self.crowded_open,
             self.alone,
             self.crowded,
             self.opened,
@@ -164,7 +172,7 @@ impl Race {
         std::thread::sleep(STAY);
         drop(senders);
         ensure!(self.lab.datagrams() > 0, "without an agent nothing arrives at the protected port");
-        let heard: Vec<u8> = newcomers.iter().flat_map(Newcomer::heard).collect();
+        let heard: Vec<u8> = newcomers.iter().flat_map(Newcomer::heard).map(|(sender, _)| sender).collect();
         for sender in [FROM_NEWCOMER, FROM_COVERED, FROM_UNMANAGED] {
             ensure!(heard.contains(&sender), "they do not hear those of kind {sender}");
         }
@@ -198,12 +206,12 @@ impl Race {
         if sleeps {
             agent.pause()?;
         }
-        let start = Instant::now();
+        let (start, begun) = (Instant::now(), now());
         join(&self.lab, "lab0", &newcomers)?;
         if sleeps {
             std::thread::sleep(Duration::from_millis(self.random.below(300) as u64));
             self.figures.asleep += newcomers.len();
-            self.listen(&newcomers, true);
+            self.figures.while_asleep += self.listen(&newcomers, None);
             agent.resume()?;
         }
         let known = self.wait_until_known(&newcomers, start)?;
@@ -221,7 +229,7 @@ impl Race {
         std::thread::sleep(STAY.saturating_sub(start.elapsed()));
         self.figures.sent += senders.into_iter().map(Sender::stop).sum::<u64>();
         drop(members);
-        self.listen(&newcomers, false);
+        self.listen(&newcomers, (!sleeps).then_some(begun));
         self.figures.starts += newcomers.len();
         self.figures.leaked += self.lab.datagrams() - leaked;
         newcomers.into_iter().try_for_each(|one| one.leave(&self.lab))
@@ -240,15 +248,25 @@ impl Race {
         Ok(known)
     }
 
-    fn listen(&mut self, newcomers: &[Newcomer], asleep: bool) {
-        let heard: Vec<u8> = newcomers.iter().flat_map(Newcomer::heard).collect();
-        let from = |sender| heard.iter().filter(|&&first| first == sender).count();
-        self.figures.between += from(FROM_NEWCOMER);
-        self.figures.from_covered += from(FROM_COVERED);
-        self.figures.from_unmanaged += from(FROM_UNMANAGED);
-        if asleep {
-            self.figures.while_asleep += heard.len();
+    /// Counts what newcomers have heard, in all. `begun`: since when, if the agent was awake all the time.
+    fn listen(&mut self, newcomers: &[Newcomer], begun: Option<Duration>) -> usize {
+        let figures = &mut self.figures;
+        let mut all = 0;
+        for newcomer in newcomers {
+            let heard = newcomer.heard();
+            let from = |sender| heard.iter().filter(move |(first, _)| *first == sender);
+            figures.between += from(FROM_NEWCOMER).count();
+            figures.from_covered += from(FROM_COVERED).count();
+            figures.from_unmanaged += from(FROM_UNMANAGED).count();
+            all += heard.len();
+            if let Some(begun) = begun {
+                let last = from(FROM_UNMANAGED).map(|(_, sent)| *sent).max().unwrap_or_default();
+                let open =
+                    if newcomers.len() == 1 { &mut figures.alone_open } else { &mut figures.crowded_open };
+                open.push(last.saturating_sub(begun));
+            }
         }
+        all
     }
 
     fn prepare(&self, round: usize, crowd: usize) -> Result<Vec<Newcomer>> {

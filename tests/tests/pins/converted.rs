@@ -78,7 +78,7 @@ fn with_datapath(
             resolve(&loaded.policies.unwrap(), &snapshot, &mut IdentityRegistry::default()).unwrap();
         let mut datapath = Datapath::open(&options).unwrap();
         for _ in 0..2 {
-            let errors = datapath.attach(&snapshot, true);
+            let errors = datapath.attach(&snapshot, true, || None);
             assert!(errors.is_empty(), "{errors:?}");
             datapath.apply(&snapshot, &entries).unwrap();
         }

@@ -28,10 +28,6 @@ const EMULATOR: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
 /// What CI boots: the oldest that is supported, and those of Debian's releases since.
 const USUAL: [&str; 3] = ["5.10", "6.1", "6.12"];
 
-/// What every run of all tests runs in guests: what has passed on each of these kernels run after run. `--kernel` runs
-/// more.
-const IN_EVERY_RUN: [&str; 5] = ["verifier", "kernel", "told", "reload", "restart"];
-
 /// Which kernels, and what to run on them.
 #[derive(Debug, clap::Args)]
 pub(super) struct Guests {
@@ -50,6 +46,9 @@ pub(super) struct Guests {
     /// Give a guest up after so many seconds
     #[arg(long = "guest-limit", value_name = "SECONDS", default_value_t = 600)]
     limit: u64,
+    /// Start the guests' kernels in lockdown
+    #[arg(long, value_name = "MODE", value_parser = ["integrity", "confidentiality"])]
+    lockdown: Option<String>,
     /// Write down how many instructions the verifier walks through on these kernels and on this machine's
     #[arg(long, conflicts_with_all = ["fast", "only", "filter"])]
     record: bool,
@@ -70,17 +69,29 @@ impl Guests {
             return Choice {
                 programs: vec![record::PROGRAM],
                 filter: Some(record::TEST),
-                all: false,
+                extent: Extent::Usual,
                 record: true,
             };
         }
-        let programs = if self.lines.is_empty() && self.programs.is_empty() && !self.all {
-            IN_EVERY_RUN.to_vec()
-        } else {
-            self.programs.iter().map(String::as_str).collect()
+        let programs: Vec<&str> = self.programs.iter().map(String::as_str).collect();
+        let extent = match self.all {
+            true => Extent::All,
+            false if self.lines.is_empty() && programs.is_empty() => Extent::Often,
+            false => Extent::Usual,
         };
-        Choice { programs, filter: self.filter.as_deref(), all: self.all, record: false }
+        Choice { programs, filter: self.filter.as_deref(), extent, record: false }
     }
+}
+
+/// How much runs in guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// What every run of all tests has time for.
+    Often,
+    /// What says most.
+    Usual,
+    /// Whatever can run there.
+    All,
 }
 
 /// What is to run in guests.
@@ -89,8 +100,7 @@ struct Choice<'a> {
     /// All, if there are none.
     programs: Vec<&'a str>,
     filter: Option<&'a str>,
-    /// Every test, and not only those that run in every run.
-    all: bool,
+    extent: Extent,
     /// The tests are to count instructions and not to compare them.
     record: bool,
 }
@@ -106,6 +116,7 @@ pub(super) fn run(arguments: &Guests) -> Result<Tally> {
     let built = programs::build(&choice)?;
     let image = image::write(&kernels, &built, &choice)?;
     let limit = Duration::from_secs(arguments.limit);
+    let lockdown = arguments.lockdown.as_deref();
     // Side by side, though they may be more than the processors: the tests wait as much as they work.
     let summaries = thread::scope(|scope| {
         let guests: Vec<_> = kernels
@@ -114,9 +125,10 @@ pub(super) fn run(arguments: &Guests) -> Result<Tally> {
                 let (image, built) = (&image, &built);
                 scope.spawn(move || -> Result<Summary> {
                     let start = Instant::now();
-                    let said = boot::boot(kernel, image, limit)?;
+                    let said = boot::boot(kernel, image, lockdown, limit)?;
                     let expected = built.iter().filter(|built| built.program.runs_on(kernel)).count();
-                    Ok(Summary::read(&kernel.release, &said, expected, start.elapsed()))
+                    let summary = Summary::read(&kernel.release, &said, expected, start.elapsed());
+                    Ok(summary.locked_down(lockdown, &said))
                 })
             })
             .collect();

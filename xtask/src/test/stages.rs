@@ -113,7 +113,16 @@ pub(super) const STAGES: [Stage; 12] = [
         ..stage(
             "privileged",
             "kernel programs and plain namespaces",
-            Work::Tests(&["--package", "integration-tests", "--", "--test-threads=1", "--skip", "docker_"]),
+            Work::Tests(&[
+                "--package",
+                "integration-tests",
+                "--",
+                "--test-threads=1",
+                "--skip",
+                "docker_",
+                "--skip",
+                "in_guest_",
+            ]),
         )
     },
     Stage {

@@ -30,13 +30,19 @@ const DEVICES: [&str; 11] = [
     "-serial",
     "stdio",
 ];
-/// Nobody attacks a guest, so that it needs no mitigations; and how long a grace period takes is not tested.
-const COMMAND_LINE: &str =
-    "console=ttyS0 loglevel=2 panic=-1 mitigations=off init_on_alloc=0 rcupdate.rcu_expedited=1";
+/// Nobody attacks a guest, so that it needs no mitigations; and how long a grace period takes is not tested. By the last
+/// word a test knows that the clock is not that of a real machine.
+const COMMAND_LINE: &str = "console=ttyS0 loglevel=2 panic=-1 mitigations=off init_on_alloc=0 rcupdate.rcu_expedited=1 portcullis.guest";
 
 /// Boots and returns every line that the guest said. A guest that takes too long is ended, which its missing last
 /// words show.
-pub(super) fn boot(kernel: &Kernel, image: &Path, limit: Duration) -> Result<Vec<String>> {
+pub(super) fn boot(
+    kernel: &Kernel,
+    image: &Path,
+    lockdown: Option<&str>,
+    limit: Duration,
+) -> Result<Vec<String>> {
+    let lockdown = lockdown.map_or_else(String::new, |mode| format!(" lockdown={mode}"));
     let emulator = tools::find(EMULATOR.0).with_context(|| format!("`{}` is missing", EMULATOR.0))?;
     let mut child = Command::new(emulator)
         .args(MACHINE)
@@ -45,7 +51,8 @@ pub(super) fn boot(kernel: &Kernel, image: &Path, limit: Duration) -> Result<Vec
         .arg(&kernel.image)
         .arg("-initrd")
         .arg(image)
-        .args(["-append", COMMAND_LINE])
+        .arg("-append")
+        .arg(format!("{COMMAND_LINE}{lockdown}"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()?;

@@ -7,14 +7,16 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use lab::tools::repository;
 
-use super::Choice;
 use super::packages::Kernel;
+use super::{Choice, Extent};
 
 /// A test program below `tests/tests`.
 #[derive(Debug)]
 pub(super) struct Program {
     pub(super) name: &'static str,
     share: Share,
+    /// In every run of all tests only those with these parts of names; if there are none, as with `--kernel`.
+    often: &'static [&'static str],
     left: &'static [Left],
     /// Environment that makes it shorter.
     pub(super) settings: &'static [(&'static str, &'static str)],
@@ -23,9 +25,9 @@ pub(super) struct Program {
 /// What of it runs in a guest.
 #[derive(Clone, Copy, Debug)]
 enum Share {
-    /// All of it, in every run.
+    /// All of it.
     All,
-    /// In every run the tests with these parts of names; the rest by hand.
+    /// The tests with these parts of names; the rest by hand.
     Usual(&'static [&'static str]),
     /// By hand only, and why that is enough.
     ByHand(&'static str),
@@ -85,7 +87,7 @@ const fn same_by_clsact(tests: &'static str) -> Left {
 const NO_ENGINE: &str = "there is no Docker Engine in a guest";
 
 /// Every test program there is: a unit test fails for one that is missing, and for a name that no test has.
-const ALL: [Program; 31] = [
+const ALL: [Program; 32] = [
     Program { share: Share::Usual(&["every_program_passes_the_verifier"]), ..all("verifier") },
     Program { left: &DEAD_LINK, ..all("kernel") },
     Program {
@@ -105,7 +107,11 @@ const ALL: [Program; 31] = [
         left: &TEST_RUN,
         ..all("programs")
     },
-    Program { settings: &[("PORTCULLIS_ORACLE_SHARE", "3")], ..all("oracle") },
+    Program {
+        often: &["of_what_a_covered_container_sends"],
+        settings: &[("PORTCULLIS_ORACLE_SHARE", "2")],
+        ..all("oracle")
+    },
     by_hand("no_docker", "its matrix is that of the agent's life among the facts"),
     Program { share: Share::Usual(&["a_tighter_policy_cuts"]), ..all("reload") },
     Program {
@@ -115,7 +121,7 @@ const ALL: [Program; 31] = [
     Program {
         share: Share::Usual(&["many_restarts"]),
         left: &RESTART,
-        settings: &[("PORTCULLIS_RESTARTS", "3")],
+        settings: &[("PORTCULLIS_RESTARTS", "2")],
         ..all("restart")
     },
     Program {
@@ -139,9 +145,11 @@ const ALL: [Program; 31] = [
     nothing("alerting", "there is no Prometheus in a guest"),
     Program {
         share: Share::Usual(&["other_sizes_lose_no_flow_and_no_count_by_clsact", "maps_whose_pins_are_gone"]),
+        often: &["maps_whose_pins_are_gone"],
         left: &PINS,
         ..all("pins")
     },
+    all("clock"),
     by_hand("world", "what happens around the agent is the same on every kernel"),
     nothing("fake_engine", "what an engine says is read alike on every kernel"),
     nothing("scale", "it measures processor time, which emulation does not tell"),
@@ -149,7 +157,7 @@ const ALL: [Program; 31] = [
     Program {
         share: Share::Usual(&["kill_"]),
         left: &LIFE,
-        settings: &[("PORTCULLIS_SOAK_TIMES", "4")],
+        settings: &[("PORTCULLIS_SOAK_TIMES", "3")],
         ..all("life")
     },
     nothing("docker_life", NO_ENGINE),
@@ -165,7 +173,7 @@ const ALL: [Program; 31] = [
 ];
 
 const fn all(name: &'static str) -> Program {
-    Program { name, share: Share::All, left: &[], settings: &[] }
+    Program { name, share: Share::All, often: &[], left: &[], settings: &[] }
 }
 
 const fn by_hand(name: &'static str, why: &'static str) -> Program {
@@ -189,10 +197,12 @@ impl Program {
         left.map(|left| (left.tests, left.why))
     }
 
-    /// Parts of the names of the tests that run without being asked for; of all, if there are none.
-    pub(super) const fn usual(&self) -> &'static [&'static str] {
-        match self.share {
-            Share::Usual(tests) => tests,
+    /// Parts of the names of the tests that run; of all, if there are none.
+    pub(super) const fn names(&self, extent: Extent) -> &'static [&'static str] {
+        match (extent, self.share) {
+            (Extent::All, _) => &[],
+            (Extent::Often, _) if !self.often.is_empty() => self.often,
+            (_, Share::Usual(tests)) => tests,
             _ => &[],
         }
     }
@@ -214,7 +224,7 @@ pub(super) fn build(choice: &Choice) -> Result<Vec<Built>> {
         let unasked = choice.programs.is_empty();
         match program.share {
             Share::Nothing(why) if asked => bail!("`{}` does not run in guests: {why}", program.name),
-            Share::ByHand(why) if unasked && !choice.all => {
+            Share::ByHand(why) if unasked && choice.extent != Extent::All => {
                 println!("`{}` runs by hand only: {why}", program.name);
             }
             Share::Nothing(_) => {}
@@ -298,7 +308,8 @@ mod tests {
                 .filter_map(|file| std::fs::read_to_string(file).ok())
                 .collect();
             let left = program.left.iter().map(|left| left.tests).filter(|tests| !tests.is_empty());
-            for name in left.chain(program.usual().iter().copied()) {
+            let names = [Extent::Often, Extent::Usual].into_iter().flat_map(|extent| program.names(extent));
+            for name in left.chain(names.copied()) {
                 assert!(text.contains(&format!("fn {name}")), "`{}` has no test `{name}`", program.name);
             }
         }

@@ -14,6 +14,8 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mount -t bpf bpf /sys/fs/bpf
+mount -t securityfs securityfs /sys/kernel/security
+echo \"guest: lockdown: $(cat /sys/kernel/security/lockdown)\"
 ip link set lo up
 . \"/vm/$(uname -r).sh\"
 echo
@@ -96,8 +98,7 @@ pub(super) fn of_kernel(kernel: &Kernel, modules: &[&str], built: &[Built], choi
         // The harness runs a test that any of the names is part of.
         let names = match choice.filter {
             Some(filter) => filter.to_owned(),
-            None if choice.all => String::new(),
-            None => program.usual().join(" "),
+            None => program.names(choice.extent).join(" "),
         };
         script.push_str(&format!("run {}{arguments} {names}\n", program.name));
     }

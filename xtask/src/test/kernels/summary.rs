@@ -23,6 +23,8 @@ pub(super) struct Summary {
     ended: BTreeMap<String, i32>,
     /// Programs of which no test ran.
     idle: usize,
+    /// A lockdown that was asked for and is not there.
+    unlocked: Option<String>,
     /// It came to its last line.
     done: bool,
     /// Instructions by program.
@@ -59,6 +61,16 @@ impl Summary {
         summary
     }
 
+    /// The same, of a kernel that was to be in lockdown.
+    pub(super) fn locked_down(mut self, mode: Option<&str>, said: &[String]) -> Self {
+        let is_in = |mode: &str| {
+            let mode = format!("[{mode}]");
+            said.iter().any(|line| line.starts_with("guest: lockdown: ") && line.contains(&mode))
+        };
+        self.unlocked = mode.filter(|mode| !is_in(mode)).map(str::to_owned);
+        self
+    }
+
     /// Its tests, and one more that failed for everything that should have been said and was not. A program without a
     /// test has failed too, unless the tests were `filtered`.
     pub(super) fn tally(&self, filtered: bool) -> Tally {
@@ -71,6 +83,9 @@ impl Summary {
 
     fn troubles(&self, filtered: bool) -> Vec<String> {
         let mut troubles = Vec::new();
+        if let Some(mode) = &self.unlocked {
+            troubles.push(format!("it was not in lockdown, `{mode}`"));
+        }
         if !self.done {
             troubles.push("it did not come to its last line".to_owned());
         } else if self.ended.len() != self.expected {
@@ -147,6 +162,18 @@ mod tests {
         assert_eq!(summary.programs["to_endpoint"], 4711);
         assert_eq!(tally(said), (1, 1));
         assert!(table(&[summary], false).contains("FAILED: two"));
+    }
+
+    #[test]
+    fn a_guest_that_is_not_locked_down_has_failed() {
+        let said =
+            |modes| format!("guest: lockdown: {modes}\n{PASSED}\nguest: kernel ended with 0\nguest: done\n");
+        for (modes, failed) in
+            [("none [integrity] confidentiality", 0), ("[none] integrity confidentiality", 1)]
+        {
+            let lines: Vec<String> = said(modes).lines().map(str::to_owned).collect();
+            assert_eq!(read(&said(modes)).locked_down(Some("integrity"), &lines).tally(false).failed, failed);
+        }
     }
 
     #[test]
