@@ -29,7 +29,7 @@ use self::{
     line::{Answer, Outcome},
     reach::Try,
     sockets::Sockets,
-    web::{Endpoint, Web},
+    web::{Endpoints, Web},
 };
 use crate::{
     check::{
@@ -48,11 +48,9 @@ pub struct Request {
     pub docker_host: Option<String>,
     /// The agent's socket.
     pub control: PathBuf,
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Endpoints,
     /// Network namespaces to call from, besides the host's own.
     pub from: Vec<PathBuf>,
-    /// Besides the well-known ones.
-    pub debug_paths: Vec<String>,
     /// Tries no connection to containers, which the agent would count as denied, and counts no requests.
     pub passive: bool,
 }
@@ -168,7 +166,7 @@ pub fn look(request: &Request, policies: &PolicySet) -> Seen {
     });
     let sockets = sockets::read();
     let firewall = read_firewall(host.as_ref().ok(), sockets.as_ref().ok());
-    let web = web::probe_all(&request.endpoints, &request.debug_paths, request.passive);
+    let web = web::probe_all(&request.endpoints, request.passive);
     Seen { host, unreadable, status, tries, sockets, firewall, web }
 }
 

@@ -12,11 +12,11 @@ use crate::{
     audit::{
         self, Audited, Request, junit,
         line::{Line, Outcome},
-        report, sarif, textfile,
-        web::Endpoint,
+        report, sarif, textfile, web,
     },
     check::{Code, baseline::Baseline},
     control, diagnostics,
+    policy::probes::{self, PublicEndpoint},
 };
 
 /// Audits the live host against the policy and the operators' checklist: exit 0 if nothing failed, 1 if something did,
@@ -35,14 +35,16 @@ pub(super) struct AuditArgs {
     /// The agent's control socket.
     #[arg(long, value_name = "PATH", default_value = control::DEFAULT_PATH, env = "PORTCULLIS_CONTROL")]
     control: PathBuf,
-    /// A public endpoint to probe, `https://HOST[:PORT]`; may be given several times.
+    /// A public endpoint to probe, `https://HOST[:PORT]`, instead of those that the policies name; may be given several
+    /// times.
     #[arg(long, value_name = "URL")]
-    endpoint: Vec<Endpoint>,
+    endpoint: Vec<PublicEndpoint>,
     /// A network namespace to call from, as one outside would, such as `/run/netns/NAME`; may be given several times.
     #[arg(long, value_name = "NETNS")]
     from: Vec<PathBuf>,
-    /// A path that must not be there on the endpoints, besides well-known ones; may be given several times.
-    #[arg(long, value_name = "PATH", value_parser = debug_path)]
+    /// A path that must not be there on the endpoints, besides well-known ones, instead of those that the policies name;
+    /// may be given several times.
+    #[arg(long, value_name = "PATH", value_parser = probes::path)]
     debug_path: Vec<String>,
     /// Only asks and reads: tries no connection to containers, which the agent would count as denied, and counts no
     /// requests at endpoints. So does the agent, see `audit` in `agent.yaml`.
@@ -65,11 +67,6 @@ pub(super) struct AuditArgs {
     explain: Option<String>,
 }
 
-fn debug_path(text: &str) -> Result<String, String> {
-    let plain = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if plain { Ok(text.to_owned()) } else { Err("a path begins with `/` and has no spaces".to_owned()) }
-}
-
 pub(super) fn run(arguments: &AuditArgs) -> ExitCode {
     if let Some(code) = &arguments.explain {
         return explain(code);
@@ -84,9 +81,8 @@ pub(super) fn run(arguments: &AuditArgs) -> ExitCode {
     let request = Request {
         docker_host: arguments.docker_host.clone(),
         control: arguments.control.clone(),
-        endpoints: arguments.endpoint.clone(),
+        endpoints: web::endpoints(&policies, &arguments.endpoint, &arguments.debug_path),
         from: arguments.from.clone(),
-        debug_paths: arguments.debug_path.clone(),
         passive: arguments.passive,
     };
     let began = Instant::now();

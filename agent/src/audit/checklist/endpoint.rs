@@ -23,7 +23,8 @@ const HSTS: u64 = 15_768_000;
 
 pub(super) fn all(endpoints: &[Web]) -> Vec<Answer> {
     if endpoints.is_empty() {
-        let why = "no endpoint was named: `--endpoint https://HOST`";
+        let why =
+            "no endpoint is named: `audit: { endpoints: […] }` in a policy, or `--endpoint https://HOST`";
         return LINES.into_iter().map(|line| could_not_tell(line, None, why)).collect();
     }
     endpoints.iter().flat_map(one).collect()
