@@ -15,6 +15,7 @@ pub mod rights;
 pub mod running;
 pub mod sarif;
 pub mod sockets;
+pub mod ssh;
 pub mod textfile;
 pub mod tls;
 pub mod web;

@@ -178,6 +178,11 @@ fn debug(web: &Web) -> Answer {
             format!("a path that cannot exist is answered by {impossible}, so that answers say nothing");
         return could_not_tell(line, subject, &why);
     }
+    // Who limits requests says nothing about the path.
+    if let Some((path, status)) = found.iter().find(|(_, status)| matches!(status, 429 | 503)) {
+        let why = format!("`GET {path}` is answered by {status}: whether it is there cannot be told");
+        return could_not_tell(line, subject, &why);
+    }
     let against = found.iter().filter(|(_, status)| there(**status));
     let against = against.map(|(path, status)| format!("`GET {path}` is answered by {status}")).collect();
     let looked = format!("{} paths asked for, none is there", found.len());

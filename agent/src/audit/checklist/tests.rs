@@ -12,6 +12,7 @@ use crate::{
         open::{open, open_in},
         report, sarif,
         sockets::{Api, Proxy, Sockets},
+        ssh::RootLogin,
         textfile,
         tls::{Offers, Version, Weak, Weakness},
         web::{Plain, Rate, Web},
@@ -249,7 +250,7 @@ fn endpoints_fail_by_one_line_for_each_fault() {
             .collect()
     };
     assert_eq!(failed(&web()), [""; 0]);
-    let faults: [(Fault, &[&str]); 9] = [
+    let faults: [(Fault, &[&str]); 10] = [
         (|web| web.trust.as_mut().unwrap().problem = Some("expired".to_owned()), &["A03"]),
         (|web| web.offers.as_mut().unwrap().versions.insert(0, Version::Tls10), &["A04"]),
         (
@@ -267,6 +268,8 @@ fn endpoints_fail_by_one_line_for_each_fault() {
         (|web| web.plain = Plain::Answer(200, None), &["A08"]),
         (|web| web.rate = Ok(Rate { requests: 40, limited_by: None }), &["A09"]),
         (|web| web.paths.as_mut().unwrap().1 = BTreeMap::from([("/debug".to_owned(), 200)]), &["A11"]),
+        // Whoever limits requests does not say what is there.
+        (|web| web.paths.as_mut().unwrap().1 = BTreeMap::from([("/debug".to_owned(), 429)]), &["A11"]),
         // Whoever answers to everything says nothing by it.
         (|web| web.paths.as_mut().unwrap().0 = 200, &["A11"]),
     ];
@@ -288,7 +291,13 @@ fn the_host_fails_by_its_firewall_its_ssh_and_its_engine() {
         };
         seen.sockets.as_mut().unwrap().proxies.insert(proxy);
         change(&mut seen);
-        let wanted = [Line::FirewallDefaultDeny, Line::SshRestricted, Line::ApiNotOnTcp, Line::DeclaredBound];
+        let wanted = [
+            Line::FirewallDefaultDeny,
+            Line::SshRestricted,
+            Line::NoRootPassword,
+            Line::ApiNotOnTcp,
+            Line::DeclaredBound,
+        ];
         judge(&policies(), &seen)
             .lines
             .iter()
@@ -301,11 +310,20 @@ fn the_host_fails_by_its_firewall_its_ssh_and_its_engine() {
     let open = || BTreeMap::from([(Family::Ipv6, Fate::Allowed("a rule".to_owned()))]);
     assert_eq!(failed(&|seen| seen.firewall.as_mut().unwrap().defaults = open()), failure("A12"));
     let ssh = |seen: &mut Seen, address: &str| {
-        seen.sockets.as_mut().unwrap().ssh.insert(address.parse().unwrap());
+        let sockets = seen.sockets.as_mut().unwrap();
+        sockets.ssh.insert(address.parse().unwrap());
+        sockets.root_logins.insert(Ok(RootLogin::WithoutPassword(String::new())));
         seen.firewall.as_mut().unwrap().ports.insert(22, open());
     };
     assert_eq!(failed(&|seen| ssh(seen, "[::]:22")), failure("A16"));
     assert_eq!(failed(&|seen| ssh(seen, "127.0.0.1:22")), []);
+    let login = |seen: &mut Seen, login| {
+        ssh(seen, "127.0.0.1:22");
+        seen.sockets.as_mut().unwrap().root_logins.insert(login);
+    };
+    assert_eq!(failed(&|seen| login(seen, Ok(RootLogin::ByPassword(String::new())))), failure("A25"));
+    let untold = [("A25", Outcome::CouldNotTell)];
+    assert_eq!(failed(&|seen| login(seen, Err("it does not run".to_owned()))), untold);
     let api = |seen: &mut Seen, api| {
         seen.sockets.as_mut().unwrap().engine.insert("0.0.0.0:2375".parse().unwrap(), api);
     };
@@ -316,7 +334,7 @@ fn the_host_fails_by_its_firewall_its_ssh_and_its_engine() {
     let hidden = |seen: &mut Seen| {
         seen.sockets.as_mut().unwrap().unseen.insert("0.0.0.0:443".parse().unwrap());
     };
-    let untold = ["A14", "A16", "A21"].map(|code| (code, Outcome::CouldNotTell));
+    let untold = ["A14", "A16", "A21", "A25"].map(|code| (code, Outcome::CouldNotTell));
     assert_eq!(failed(&hidden), untold);
     assert_eq!(
         failed(&|seen| seen.sockets.as_mut().unwrap().proxies.clear()),
