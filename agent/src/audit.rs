@@ -34,12 +34,12 @@ use self::{
 };
 use crate::{
     check::{
-        Finding,
+        Finding, Policies,
         baseline::{Accepted, Baseline},
     },
     control::{self, client},
     inventory::docker::look,
-    policy::PolicySet,
+    policy::{PolicySet, matrix::openings},
     status::Status,
 };
 
@@ -198,13 +198,13 @@ pub fn judge(policies: &PolicySet, seen: &Seen) -> Audited {
     let mut instances = Vec::new();
     let mut lines = Vec::new();
     let at = jiff::Timestamp::now().to_string();
+    let openings = openings(policies).map_err(|error| error.to_string());
     if let Ok(host) = &seen.host {
         for instance in host.instances(policies) {
-            let found = running::findings(&instance, host, policies);
-            let findings = match found {
-                Ok(findings) => findings,
+            let findings = match &openings {
+                Ok(openings) => running::findings(&instance, host, Policies { set: policies, openings }),
                 Err(error) => {
-                    lines.extend(checklist::untold(&instance, &error.to_string()));
+                    lines.extend(checklist::untold(&instance, error));
                     continue;
                 }
             };
