@@ -5,14 +5,17 @@ mod checklist;
 pub mod firewall;
 pub mod host;
 pub mod http;
+pub mod interval;
 pub mod junit;
 pub mod line;
+pub mod open;
 pub mod reach;
 pub mod report;
 pub mod rights;
 pub mod running;
 pub mod sarif;
 pub mod sockets;
+pub mod ssh;
 pub mod textfile;
 pub mod tls;
 pub mod web;
@@ -27,16 +30,16 @@ use self::{
     line::{Answer, Outcome},
     reach::Try,
     sockets::Sockets,
-    web::{Endpoint, Web},
+    web::{Endpoints, Web},
 };
 use crate::{
     check::{
-        Finding,
+        Finding, Policies,
         baseline::{Accepted, Baseline},
     },
     control::{self, client},
     inventory::docker::look,
-    policy::PolicySet,
+    policy::{PolicySet, matrix::openings},
     status::Status,
 };
 
@@ -46,11 +49,11 @@ pub struct Request {
     pub docker_host: Option<String>,
     /// The agent's socket.
     pub control: PathBuf,
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Endpoints,
     /// Network namespaces to call from, besides the host's own.
     pub from: Vec<PathBuf>,
-    /// Besides the well-known ones.
-    pub debug_paths: Vec<String>,
+    /// Tries no connection to containers, which the agent would count as denied, and counts no requests.
+    pub passive: bool,
 }
 
 /// What was seen. What could not be looked at says why.
@@ -60,7 +63,8 @@ pub struct Seen {
     /// Answers of the engine that could not be read.
     pub unreadable: Vec<String>,
     pub status: Result<Status, String>,
-    pub tries: Vec<Try>,
+    /// What was tried, if anything was to be tried at all.
+    pub tries: Option<Vec<Try>>,
     pub sockets: Result<Sockets, String>,
     /// The fate of a stranger's connection to a port: of one that no rule names, and of those of `sshd`.
     pub firewall: Result<Firewall, String>,
@@ -157,13 +161,13 @@ pub fn look(request: &Request, policies: &PolicySet) -> Seen {
     };
     let status = client::get_blocking::<Status>(&request.control, control::STATUS)
         .map_err(|error| report::chain(&error));
-    let tries = match &host {
+    let tries = (!request.passive).then(|| match &host {
         Ok(host) => reach::try_all(&host.instances(policies), host, &request.from),
         Err(_) => Vec::new(),
-    };
+    });
     let sockets = sockets::read();
     let firewall = read_firewall(host.as_ref().ok(), sockets.as_ref().ok());
-    let web = web::probe_all(&request.endpoints, &request.debug_paths);
+    let web = web::probe_all(&request.endpoints, request.passive);
     Seen { host, unreadable, status, tries, sockets, firewall, web }
 }
 
@@ -194,13 +198,13 @@ pub fn judge(policies: &PolicySet, seen: &Seen) -> Audited {
     let mut instances = Vec::new();
     let mut lines = Vec::new();
     let at = jiff::Timestamp::now().to_string();
+    let openings = openings(policies).map_err(|error| error.to_string());
     if let Ok(host) = &seen.host {
         for instance in host.instances(policies) {
-            let found = running::findings(&instance, host, policies);
-            let findings = match found {
-                Ok(findings) => findings,
+            let findings = match &openings {
+                Ok(openings) => running::findings(&instance, host, Policies { set: policies, openings }),
                 Err(error) => {
-                    lines.extend(checklist::untold(&instance, &error.to_string()));
+                    lines.extend(checklist::untold(&instance, error));
                     continue;
                 }
             };
@@ -226,6 +230,6 @@ pub fn judge(policies: &PolicySet, seen: &Seen) -> Audited {
         lines,
         accepted: Vec::new(),
         baseline: Vec::new(),
-        tries: seen.tries.clone(),
+        tries: seen.tries.clone().unwrap_or_default(),
     }
 }

@@ -217,6 +217,12 @@ lines! {
         serves ["PCI DSS 1.3", "SOC 2 CC6.6", "CIS Docker 5.10"]
         looks "Containers of the instance on the host's network or in another container's, and those that the agent says it cannot enforce."
         fix "give the container networks of its own";
+    NoRootPassword = "A25" "no-root-password" Error
+        "nobody logs in as root by a password over SSH"
+        from "003 checklist: host SSH access is restricted"
+        serves ["PCI DSS 7.1", "HIPAA §164.312(a)(1)", "SOC 2 CC6.1"]
+        looks "What `sshd -T` says of each `sshd` that listens in this network namespace, as it would treat root at a stranger's address. Fails with `PermitRootLogin yes` if a password, or an answer at the keyboard, is all that it takes. Only the system's own `sshd` is asked."
+        fix "`PermitRootLogin prohibit-password` in `sshd_config`";
 }
 
 impl Serialize for Line {

@@ -1,6 +1,6 @@
 //! `portcullis audit`: the live host against the policy and the operators' checklist.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::Args;
 
@@ -12,11 +12,11 @@ use crate::{
     audit::{
         self, Audited, Request, junit,
         line::{Line, Outcome},
-        report, sarif, textfile,
-        web::Endpoint,
+        report, sarif, textfile, web,
     },
     check::{Code, baseline::Baseline},
     control, diagnostics,
+    policy::probes::{self, PublicEndpoint},
 };
 
 /// Audits the live host against the policy and the operators' checklist: exit 0 if nothing failed, 1 if something did,
@@ -35,15 +35,21 @@ pub(super) struct AuditArgs {
     /// The agent's control socket.
     #[arg(long, value_name = "PATH", default_value = control::DEFAULT_PATH, env = "PORTCULLIS_CONTROL")]
     control: PathBuf,
-    /// A public endpoint to probe, `https://HOST[:PORT]`; may be given several times.
+    /// A public endpoint to probe, `https://HOST[:PORT]`, instead of those that the policies name; may be given several
+    /// times.
     #[arg(long, value_name = "URL")]
-    endpoint: Vec<Endpoint>,
+    endpoint: Vec<PublicEndpoint>,
     /// A network namespace to call from, as one outside would, such as `/run/netns/NAME`; may be given several times.
     #[arg(long, value_name = "NETNS")]
     from: Vec<PathBuf>,
-    /// A path that must not be there on the endpoints, besides well-known ones; may be given several times.
-    #[arg(long, value_name = "PATH", value_parser = debug_path)]
+    /// A path that must not be there on the endpoints, besides well-known ones, instead of those that the policies name;
+    /// may be given several times.
+    #[arg(long, value_name = "PATH", value_parser = probes::path)]
     debug_path: Vec<String>,
+    /// Only asks and reads: tries no connection to containers, which the agent would count as denied, and counts no
+    /// requests at endpoints. So does the agent, see `audit` in `agent.yaml`.
+    #[arg(long, conflicts_with = "from")]
+    passive: bool,
     /// A file of findings that are accepted, each with a reason.
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
@@ -61,11 +67,6 @@ pub(super) struct AuditArgs {
     explain: Option<String>,
 }
 
-fn debug_path(text: &str) -> Result<String, String> {
-    let plain = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if plain { Ok(text.to_owned()) } else { Err("a path begins with `/` and has no spaces".to_owned()) }
-}
-
 pub(super) fn run(arguments: &AuditArgs) -> ExitCode {
     if let Some(code) = &arguments.explain {
         return explain(code);
@@ -80,10 +81,11 @@ pub(super) fn run(arguments: &AuditArgs) -> ExitCode {
     let request = Request {
         docker_host: arguments.docker_host.clone(),
         control: arguments.control.clone(),
-        endpoints: arguments.endpoint.clone(),
+        endpoints: web::endpoints(&policies, &arguments.endpoint, &arguments.debug_path),
         from: arguments.from.clone(),
-        debug_paths: arguments.debug_path.clone(),
+        passive: arguments.passive,
     };
+    let began = Instant::now();
     let seen = audit::look(&request, &policies);
     let mut audited = audit::judge(&policies, &seen);
     if let Some(baseline) = &baseline {
@@ -95,7 +97,7 @@ pub(super) fn run(arguments: &AuditArgs) -> ExitCode {
         ));
     }
     if let Some(path) = &arguments.textfile
-        && let Err(error) = textfile::write(&audited, path)
+        && let Err(error) = textfile::write(&audited, began.elapsed(), path)
     {
         note(&format!("error: failed to write `{}`: {error}", path.display()));
         return ExitCode::from(UNKNOWN);
