@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use crate::{
+    audit::interval::{self, Plan},
     backstop::{self, Backstop, BackstopError},
     config::{self, Inventory, Settings},
     control::{self, BindError, ControlSocket},
@@ -24,6 +25,7 @@ use crate::{
     status::unix_seconds,
     telemetry::{
         Telemetry, TelemetryError,
+        audit::Runs,
         server::{self, ListenError},
         source::{CounterError, CounterReading, CounterSource, MapUsage},
         web::{WebConfig, WebConfigError, WebListener},
@@ -113,6 +115,9 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     });
     let (sender, state) = watch::channel(Arc::new(initial_state(&settings)));
     let telemetry = Arc::new(Telemetry::new(state.clone(), Arc::clone(&counters))?);
+    if let Some(plan) = &settings.audit {
+        start_audits(plan, &settings, &telemetry, state.clone())?;
+    }
     let (stop_sender, stop) = watch::channel(false);
     let stopped = |mut stop: watch::Receiver<bool>| async move {
         // A closed channel is an end too.
@@ -200,6 +205,19 @@ fn open_events(settings: &Settings) -> Result<(EventPipeline, Arc<Recent>), Star
     let (queue, _thread) = EventQueue::start(sink, events::queue::CAPACITY).map_err(failed)?;
     let recent = Arc::new(Recent::default());
     Ok((EventPipeline::new(Arc::clone(&recent), Some(queue)), recent))
+}
+
+fn start_audits(
+    plan: &Plan,
+    settings: &Settings,
+    telemetry: &Telemetry,
+    state: watch::Receiver<Arc<AgentState>>,
+) -> Result<(), TelemetryError> {
+    let (sender, runs) =
+        watch::channel(Arc::new(Runs { interval: Some(plan.interval), ..Runs::default() }));
+    telemetry.follow_audits(runs)?;
+    tokio::spawn(interval::run(plan.clone(), settings.clone(), state, sender));
+    Ok(())
 }
 
 fn log_programs(datapath: &mut Datapath) {

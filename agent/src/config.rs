@@ -3,15 +3,18 @@
 use std::{
     io,
     net::SocketAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use agent_common::config::{DEFAULT_MARK_MASK, Timeouts};
 use clap::ValueEnum;
+use jiff::SignedDuration;
 use serde::Deserialize;
 
 use crate::{
+    audit::interval::Plan,
     control,
     datapath::{DEFAULT_ADOPT, attach::Via, sizes::Sizes},
     events::{file::Rotation, format::EventFormat},
@@ -54,6 +57,39 @@ pub struct File {
     /// allows them; 0 for never.
     pub adopt: Option<u32>,
     pub sizes: Option<SizeSettings>,
+    /// Audits of the host; none if left out.
+    pub audit: Option<AuditSettings>,
+}
+
+/// What the agent looks at by itself, besides enforcing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditSettings {
+    /// `15m`, `1h 30m`.
+    pub interval: Option<String>,
+    /// A file of findings that are accepted.
+    pub baseline: Option<PathBuf>,
+}
+
+impl AuditSettings {
+    const DEFAULT_INTERVAL: Duration = Duration::from_secs(15 * 60);
+    /// More often it would be a load, more seldom no watch.
+    const INTERVALS: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(7 * 24 * 3600);
+
+    fn plan(&self) -> Result<Plan, String> {
+        let interval = match self.interval.as_deref() {
+            None => Self::DEFAULT_INTERVAL,
+            Some(text) => text
+                .parse::<SignedDuration>()
+                .ok()
+                .and_then(|interval| Duration::try_from(interval).ok())
+                .filter(|interval| Self::INTERVALS.contains(interval))
+                .ok_or_else(|| {
+                    format!("`interval` of `audit` is `{text}`; it has to be a time such as `15m`, from 10 s to 7 days")
+                })?,
+        };
+        Ok(Plan { interval, baseline: self.baseline.clone() })
+    }
 }
 
 /// Seconds without a packet after which a flow ends.
@@ -134,6 +170,7 @@ pub struct Settings {
     pub uplinks: Vec<String>,
     pub adopt: Duration,
     pub sizes: Sizes,
+    pub audit: Option<Plan>,
 }
 
 /// `agent.yaml` cannot be used.
@@ -191,6 +228,7 @@ impl File {
             uplinks: self.uplinks.or(other.uplinks),
             adopt: self.adopt.or(other.adopt),
             sizes: self.sizes.or(other.sizes),
+            audit: self.audit.or(other.audit),
         }
     }
 
@@ -241,6 +279,8 @@ impl File {
                 flows_opening: sizes.flows_opening.unwrap_or(Sizes::DEFAULT.flows_opening),
                 denied: sizes.denied.unwrap_or(Sizes::DEFAULT.denied),
             },
+            // What cannot be planned was refused when the file was read.
+            audit: self.audit.and_then(|audit| audit.plan().ok()),
         }
     }
 }
@@ -283,6 +323,7 @@ pub(crate) fn parse(text: &str) -> Result<File, String> {
     if sizes.denied == Some(0) {
         return Err("size `denied` is 0; nothing denied would be counted by its labels".to_owned());
     }
+    file.audit.as_ref().map(AuditSettings::plan).transpose()?;
     Ok(file)
 }
 
@@ -346,6 +387,23 @@ mod tests {
         assert_eq!(settings.event_file, Rotation { keep: 2, ..Rotation::DEFAULT });
         assert!(parse("event_file: { max_bytes: 0 }\n").unwrap_err().contains("`max_bytes`"));
         assert!(parse("event_format: cef\n").is_err());
+    }
+
+    #[test]
+    fn an_audit_has_an_interval_that_makes_sense() {
+        let audit = |text: &str| parse(text).map(|file| file.complete().audit);
+        assert_eq!(audit("profile: production\n"), Ok(None));
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        assert_eq!(audit("audit: {}\n").unwrap().unwrap().interval, minutes(15));
+        assert_eq!(audit("audit: { interval: 1h 30m }\n").unwrap().unwrap().interval, minutes(90));
+        let baseline =
+            audit("audit: { interval: 10s, baseline: /etc/accepted.yaml }\n").unwrap().unwrap().baseline;
+        assert_eq!(baseline.as_deref(), Some(Path::new("/etc/accepted.yaml")));
+        for wrong in ["9s", "8d", "-1h", "often", "15"] {
+            let error = audit(&format!("audit: {{ interval: \"{wrong}\" }}\n")).unwrap_err();
+            assert!(error.contains(&format!("`{wrong}`")), "{error}");
+        }
+        assert!(audit("audit: { every: 15m }\n").is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Logs and metrics. A leaf: it knows names and labels, reads the published state and a [`source::CounterSource`],
 //! and does not know who fills either.
 
+pub mod audit;
 mod collector;
 mod denied;
 pub mod labels;
@@ -52,6 +53,11 @@ impl Telemetry {
         registry.register(Box::new(policy_apply.clone()))?;
         registry.register(Box::new(enforce_delay.clone()))?;
         Ok(Self { registry, policy_apply, enforce_delay })
+    }
+
+    /// From now on the last audit is exported as well.
+    pub fn follow_audits(&self, runs: watch::Receiver<Arc<audit::Runs>>) -> Result<(), TelemetryError> {
+        Ok(self.registry.register(Box::new(audit::AuditCollector::new(runs)?))?)
     }
 
     /// How long it took to bring a resolved policy into force.

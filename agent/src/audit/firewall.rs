@@ -5,7 +5,7 @@
 mod iptables;
 mod nftables;
 
-use std::{collections::BTreeMap, fmt, io, process::Command};
+use std::{collections::BTreeMap, fmt, fs, io, process::Command};
 
 use serde::Serialize;
 
@@ -63,9 +63,14 @@ impl Printed {
     /// Asks the programs that are there. Needs root.
     pub fn read() -> Result<Self, FirewallError> {
         let mut printed = Self { nftables: say("nft", &["-j", "list", "ruleset"])?, ..Self::default() };
-        for (family, program) in
-            [(Family::Ipv4, "iptables-legacy-save"), (Family::Ipv6, "ip6tables-legacy-save")]
-        {
+        for (family, program, tables) in [
+            (Family::Ipv4, "iptables-legacy-save", "/proc/thread-self/net/ip_tables_names"),
+            (Family::Ipv6, "ip6tables-legacy-save", "/proc/thread-self/net/ip6_tables_names"),
+        ] {
+            // Its programs make tables that are not there, and need more rights than the agent has kept.
+            if has_none(tables) {
+                continue;
+            }
             if let Some(rules) = say(program, &[])? {
                 printed.iptables.insert(family, rules);
             }
@@ -98,6 +103,14 @@ impl Printed {
                 Ok((family, fate(&ways_in)))
             })
             .collect()
+    }
+}
+
+/// Whether the older iptables has no tables here.
+fn has_none(tables: &str) -> bool {
+    match fs::read_to_string(tables) {
+        Ok(names) => names.trim().is_empty(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 

@@ -26,7 +26,13 @@ pub struct Sockets {
     pub engine: BTreeMap<SocketAddr, Api>,
     /// Where `sshd` listens.
     pub ssh: BTreeSet<SocketAddr>,
+    /// Where somebody listens whom this process may not look at.
+    pub unseen: BTreeSet<SocketAddr>,
 }
+
+/// Where the engine and `sshd` listen as a rule, if nobody can be asked who it is.
+const ENGINE_PORTS: [u16; 2] = [2375, 2376];
+const SSH_PORT: u16 = 22;
 
 /// A proxy of the engine, which listens on the host for a container.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,17 +74,49 @@ pub fn read() -> Result<Sockets, String> {
         for address in inodes(&process).iter().filter_map(|inode| listening.get(inode)) {
             match name {
                 "sshd" => _ = sockets.ssh.insert(*address),
-                // It may hold the port of `sshd` for it, on 22 as a rule.
-                "systemd" if address.port() == 22 => _ = sockets.ssh.insert(*address),
+                // It may hold the port of `sshd` for it.
+                "systemd" if address.port() == SSH_PORT => _ = sockets.ssh.insert(*address),
                 "dockerd" => _ = sockets.engine.insert(*address, Api::Other),
                 _ => {}
             }
         }
     }
+    if !sees_everybody() {
+        sockets.guess(unseen(&listening));
+    }
     for (address, api) in &mut sockets.engine {
         *api = ask(*address);
     }
     Ok(sockets)
+}
+
+impl Sockets {
+    /// By their ports, what cannot be told by who holds them.
+    fn guess(&mut self, unseen: BTreeSet<SocketAddr>) {
+        for address in unseen {
+            match address.port() {
+                SSH_PORT => _ = self.ssh.insert(address),
+                port if ENGINE_PORTS.contains(&port) => _ = self.engine.insert(address, Api::Other),
+                _ => _ = self.unseen.insert(address),
+            }
+        }
+    }
+}
+
+/// Whether this process may look at those of everybody: it needs root's rights over processes, and the host's view of
+/// them. The agent has given up the former.
+fn sees_everybody() -> bool {
+    /// `PROC_PID_INIT_INO`: the namespace that the kernel starts with.
+    const HOST: &str = "pid:[4026531836]";
+    fs::read_link("/proc/1/ns/net").is_ok()
+        && fs::read_link("/proc/self/ns/pid").is_ok_and(|namespace| namespace.as_os_str() == HOST)
+}
+
+/// Listening sockets that no process has that can be looked at.
+fn unseen(listening: &BTreeMap<u64, SocketAddr>) -> BTreeSet<SocketAddr> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    let seen: BTreeSet<u64> = processes.flat_map(|process| inodes(&process.path())).collect();
+    listening.iter().filter(|(inode, _)| !seen.contains(inode)).map(|(_, address)| *address).collect()
 }
 
 /// Asks as any client of the engine would.
@@ -227,6 +265,26 @@ mod tests {
         assert_eq!(found, BTreeMap::from([(4711, "127.0.0.1:8080".parse().unwrap())]));
         let v6 = parse_address("00000000000000000000000001000000:0016");
         assert_eq!(v6, "[::1]:22".parse().ok());
+    }
+
+    #[test]
+    fn whom_nobody_may_look_at_is_guessed_by_the_port() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let mut sockets = Sockets::default();
+        sockets.guess(["0.0.0.0:22", "0.0.0.0:2375", "0.0.0.0:443"].map(address).into());
+        assert_eq!(sockets.ssh, [address("0.0.0.0:22")].into());
+        assert_eq!(sockets.engine, [(address("0.0.0.0:2375"), Api::Other)].into());
+        assert_eq!(sockets.unseen, [address("0.0.0.0:443")].into());
+    }
+
+    #[test]
+    fn what_this_process_listens_on_is_seen() {
+        let own = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = own.local_addr().unwrap();
+        let all = listening().unwrap();
+        assert!(all.values().any(|listening| *listening == address));
+        assert!(!unseen(&all).contains(&address));
+        assert!(unseen(&BTreeMap::from([(u64::MAX, address)])).contains(&address));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `portcullis audit`: the live host against the policy and the operators' checklist.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::Args;
 
@@ -44,6 +44,10 @@ pub(super) struct AuditArgs {
     /// A path that must not be there on the endpoints, besides well-known ones; may be given several times.
     #[arg(long, value_name = "PATH", value_parser = debug_path)]
     debug_path: Vec<String>,
+    /// Only asks and reads: tries no connection to containers, which the agent would count as denied, and counts no
+    /// requests at endpoints. So does the agent, see `audit` in `agent.yaml`.
+    #[arg(long, conflicts_with = "from")]
+    passive: bool,
     /// A file of findings that are accepted, each with a reason.
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
@@ -83,7 +87,9 @@ pub(super) fn run(arguments: &AuditArgs) -> ExitCode {
         endpoints: arguments.endpoint.clone(),
         from: arguments.from.clone(),
         debug_paths: arguments.debug_path.clone(),
+        passive: arguments.passive,
     };
+    let began = Instant::now();
     let seen = audit::look(&request, &policies);
     let mut audited = audit::judge(&policies, &seen);
     if let Some(baseline) = &baseline {
@@ -95,7 +101,7 @@ pub(super) fn run(arguments: &AuditArgs) -> ExitCode {
         ));
     }
     if let Some(path) = &arguments.textfile
-        && let Err(error) = textfile::write(&audited, path)
+        && let Err(error) = textfile::write(&audited, began.elapsed(), path)
     {
         note(&format!("error: failed to write `{}`: {error}", path.display()));
         return ExitCode::from(UNKNOWN);

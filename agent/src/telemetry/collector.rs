@@ -76,7 +76,7 @@ impl StateCollector {
     }
 }
 
-fn describe(metric: &Metric) -> Result<Desc, prometheus::Error> {
+pub(super) fn describe(metric: &Metric) -> Result<Desc, prometheus::Error> {
     let labels = metric.labels.iter().map(|&label| label.to_owned()).collect();
     Desc::new(metric.name.to_owned(), metric.help.to_owned(), labels, HashMap::new())
 }
@@ -230,11 +230,11 @@ fn by_fault(metric: &Metric, state: &AgentState, value: fn(FaultState) -> u64) -
     family(metric, Fault::ALL.map(|fault| (vec![fault.name()], value(state.interference.fault(fault)))))
 }
 
-fn single(metric: &Metric, value: u64) -> MetricFamily {
+pub(super) fn single(metric: &Metric, value: u64) -> MetricFamily {
     family(metric, [(Vec::<&str>::new(), value)])
 }
 
-fn family<L: Into<String>>(
+pub(super) fn family<L: Into<String>>(
     metric: &Metric,
     samples: impl IntoIterator<Item = (Vec<L>, u64)>,
 ) -> MetricFamily {

@@ -150,10 +150,41 @@ pub const SCRAPE_ERRORS: Metric = counter(
     &[],
     "Scrapes at which the kernel's counters could not be read and stood still.",
 );
+pub const AUDIT_FINDINGS: Metric = gauge(
+    "portcullis_audit_findings",
+    &["code", "severity"],
+    "Open findings and failed lines of the last audit that succeeded; every code, 0 if nothing is open.",
+);
+pub const AUDIT_UNTOLD: Metric = gauge(
+    "portcullis_audit_untold_lines",
+    &["code"],
+    "Lines of that audit that could not be told; they are no findings.",
+);
+pub const AUDIT_SUCCESSFUL: Metric = gauge(
+    "portcullis_audit_last_run_successful",
+    &[],
+    "Whether the last audit could ask the engine; if not, the findings are those of the one before.",
+);
+pub const AUDIT_TIMESTAMP: Metric = gauge(
+    "portcullis_audit_last_run_timestamp_seconds",
+    &[],
+    "When the last audit ended, whatever came of it, in seconds since 1970.",
+);
+pub const AUDIT_DURATION: Metric =
+    gauge("portcullis_audit_last_run_duration_seconds", &[], "How long the last audit took.");
+pub const AUDIT_INTERVAL: Metric = gauge(
+    "portcullis_audit_interval_seconds",
+    &[],
+    "How often the agent audits; there is none if it does not.",
+);
 pub const BUILD_INFO: Metric =
     gauge("portcullis_build_info", &["version", "revision"], "The running build, always 1.");
 
-/// Every metric, in the order of the documentation.
+/// Those of audits: there are none without one.
+pub const AUDIT: [Metric; 6] =
+    [AUDIT_FINDINGS, AUDIT_UNTOLD, AUDIT_SUCCESSFUL, AUDIT_TIMESTAMP, AUDIT_DURATION, AUDIT_INTERVAL];
+
+/// Every other metric, in the order of the documentation.
 pub const ALL: [Metric; 25] = [
     DENIED_ATTEMPTS,
     DENIED_PACKETS,

@@ -324,3 +324,28 @@ fn labels_fold_into_other() {
     assert_eq!(fixture::denied_key().subject, TRUST);
     assert_eq!(labels::party(CRON, "qerds", &fixture::state()), "cron");
 }
+
+#[test]
+fn audits_are_exported_once_there_are_some() {
+    let rig = Rig::new(fixture::state());
+    let audits = |scrape: &BTreeMap<String, f64>| -> BTreeMap<String, f64> {
+        let audits = scrape.iter().filter(|(series, _)| series.starts_with("portcullis_audit_"));
+        audits.map(|(series, value)| (series.clone(), *value)).collect()
+    };
+    assert_eq!(audits(&rig.scrape()), BTreeMap::new(), "nobody audits");
+    let mut runs = audit::Runs { interval: Some(Duration::from_secs(900)), ..audit::Runs::default() };
+    let (sender, receiver) = watch::channel(Arc::new(runs.clone()));
+    rig.telemetry.follow_audits(receiver).unwrap();
+    assert_eq!(audits(&rig.scrape()), [("portcullis_audit_interval_seconds".to_owned(), 900.0)].into());
+    runs.open = Some(audit::Open { findings: [(("F009", "error"), 2)].into(), untold: [("A22", 1)].into() });
+    runs.last =
+        Some(audit::LastRun { ended: 1_700_000_000, took: Duration::from_millis(250), successful: false });
+    sender.send_replace(Arc::new(runs));
+    let scrape = audits(&rig.scrape());
+    assert_eq!(scrape[r#"portcullis_audit_findings{code="F009",severity="error"}"#], 2.0);
+    assert_eq!(scrape[r#"portcullis_audit_untold_lines{code="A22"}"#], 1.0);
+    assert_eq!(scrape["portcullis_audit_last_run_successful"], 0.0);
+    assert_eq!(scrape["portcullis_audit_last_run_timestamp_seconds"], 1_700_000_000.0);
+    assert_eq!(scrape["portcullis_audit_last_run_duration_seconds"], 0.25);
+    assert_eq!(scrape.len(), names::AUDIT.len(), "{scrape:?}");
+}

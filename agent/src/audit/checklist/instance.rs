@@ -17,6 +17,8 @@ use crate::{
 /// How many pieces of evidence of one kind are listed.
 const MOST: usize = 12;
 
+const NOT_TRIED: &str = "connections are not tried: `--passive`";
+
 /// A line for each internal service that runs.
 pub(super) fn internal(asked: &Asked<'_>) -> Vec<Answer> {
     let all = rights(asked.instance.policy);
@@ -42,9 +44,12 @@ fn internal_service(asked: &Asked<'_>, rights: &Rights<'_>) -> Option<Answer> {
         .map(super::told)
         .collect();
     let tries: Vec<&Try> = tries(asked).filter(|attempt| attempt.service == rights.name).collect();
-    let (reached, unclear) = sort(tries.iter().copied());
+    let (reached, mut unclear) = sort(tries.iter().copied());
     against.extend(reached);
     let mut looked = vec!["publishes no port that others reach".to_owned()];
+    if asked.seen.tries.is_none() {
+        unclear = [looked[0].clone(), NOT_TRIED.to_owned()].into();
+    }
     looked.push(summary(&tries));
     Some(weigh(line, subject, against, unclear, looked))
 }
@@ -54,7 +59,7 @@ fn containers_of<'a>(asked: &'a Asked<'_>, service: &'a str) -> impl Iterator<It
 }
 
 fn tries<'a>(asked: &'a Asked<'_>) -> impl Iterator<Item = &'a Try> {
-    asked.seen.tries.iter().filter(|attempt| attempt.project == asked.instance.project)
+    asked.seen.tries.iter().flatten().filter(|attempt| attempt.project == asked.instance.project)
 }
 
 /// What arrived although it must not, and what cannot be told.
@@ -147,6 +152,7 @@ pub(super) fn non_root(asked: &Asked<'_>) -> Answer {
     let all = rights(asked.instance.policy);
     let profile = asked.instance.policy.profile.as_deref();
     let (mut against, mut allowed, mut others) = (Vec::new(), Vec::new(), 0);
+    let unasked = asked.instance.containers.iter().filter(|container| container.uid.is_none()).count();
     for container in &asked.instance.containers {
         let may = all.iter().any(|rights| rights.name == container.service() && rights.may_be_root(profile));
         match (container.is_root(), may) {
@@ -156,6 +162,10 @@ pub(super) fn non_root(asked: &Asked<'_>) -> Answer {
         }
     }
     let mut looked = vec![format!("{others} containers run as somebody else than root")];
+    if unasked > 0 {
+        looked
+            .push(format!("{unasked} of all judged by how they were started: the kernel could not be asked"));
+    }
     if !allowed.is_empty() {
         looked.push(format!("the policy lets be root: {}", allowed.join(", ")));
     }
@@ -227,6 +237,9 @@ pub(super) fn known(asked: &Asked<'_>) -> Answer {
 
 pub(super) fn reachable(asked: &Asked<'_>) -> Answer {
     let tries: Vec<&Try> = tries(asked).collect();
+    if asked.seen.tries.is_none() {
+        return could_not_tell(Line::ReachableAllowed, asked.subject(), NOT_TRIED);
+    }
     if tries.is_empty() {
         return could_not_tell(Line::ReachableAllowed, asked.subject(), "no TCP port to try is known");
     }

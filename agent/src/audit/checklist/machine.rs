@@ -14,6 +14,8 @@ use crate::audit::{
     sockets::Api,
 };
 
+/// How many sockets are listed.
+const MOST: usize = 6;
 /// What is mounted to speak to an engine.
 const SOCKETS: [&str; 5] = ["docker.sock", "containerd.sock", "podman.sock", "crio.sock", "buildkitd.sock"];
 
@@ -51,9 +53,10 @@ pub(super) fn ssh(seen: &Seen) -> Answer {
         Ok(sockets) => sockets,
         Err(error) => return could_not_tell(line, None, error),
     };
-    let open: BTreeSet<&SocketAddr> =
-        sockets.ssh.iter().filter(|address| !address.ip().is_loopback()).collect();
-    if open.is_empty() {
+    let public = |address: &&SocketAddr| !address.ip().is_loopback();
+    let open: BTreeSet<&SocketAddr> = sockets.ssh.iter().filter(public).collect();
+    let hidden = unseen(sockets.unseen.iter().filter(public));
+    if open.is_empty() && hidden.is_none() {
         let what =
             if sockets.ssh.is_empty() { "no `sshd` listens" } else { "`sshd` listens on localhost only" };
         return weigh(line, None, Vec::new(), Vec::new(), vec![what.to_owned()]);
@@ -62,7 +65,7 @@ pub(super) fn ssh(seen: &Seen) -> Answer {
         Ok(firewall) => firewall,
         Err(error) => return could_not_tell(line, None, error),
     };
-    let (mut against, mut unclear, mut looked) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut against, mut unclear, mut looked) = (Vec::new(), Vec::from_iter(hidden), Vec::new());
     for address in open {
         let by_family = firewall.ports.get(&address.port()).cloned().unwrap_or_default();
         // A socket for every IPv6 address takes IPv4 as well.
@@ -80,13 +83,22 @@ pub(super) fn ssh(seen: &Seen) -> Answer {
     weigh(line, None, against, unclear, looked)
 }
 
+/// That somebody listens who cannot be looked at.
+fn unseen<'s>(addresses: impl Iterator<Item = &'s SocketAddr>) -> Option<String> {
+    let all: Vec<String> = addresses.map(|address| format!("`{address}`")).collect();
+    let listed = all.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
+    let more = if all.len() > MOST { ", …" } else { "" };
+    (!all.is_empty())
+        .then(|| format!("who listens at {listed}{more} cannot be seen without root's rights over processes"))
+}
+
 pub(super) fn api(seen: &Seen) -> Answer {
     let line = Line::ApiNotOnTcp;
     let sockets = match &seen.sockets {
         Ok(sockets) => sockets,
         Err(error) => return could_not_tell(line, None, error),
     };
-    let (mut against, mut unclear) = (Vec::new(), Vec::new());
+    let (mut against, mut unclear) = (Vec::new(), Vec::from_iter(unseen(sockets.unseen.iter())));
     for (address, api) in &sockets.engine {
         match api {
             Api::Open => {
@@ -134,10 +146,11 @@ pub(super) fn bound(host: &Host, seen: &Seen) -> Answer {
     let against = bound
         .difference(&declared)
         .map(|port| format!("{} is bound, but no container publishes it", show(port)));
-    let missing: Vec<String> = declared
+    let missing = declared
         .difference(&bound)
-        .map(|port| format!("{} is published, but no proxy listens there", show(port)))
-        .collect();
+        .filter(|(address, _)| !sockets.unseen.contains(address))
+        .map(|port| format!("{} is published, but no proxy listens there", show(port)));
+    let missing = missing.chain(unseen(sockets.unseen.iter())).collect();
     let looked = vec![format!("{} published addresses, {} proxies", declared.len(), bound.len())];
     weigh(line, None, against.collect(), missing, looked)
 }

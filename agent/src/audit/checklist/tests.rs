@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,9 @@ use crate::{
         Audited, Firewall, Seen,
         firewall::{Default as Fate, Family},
         http::Response,
-        judge, junit, report, sarif,
+        judge, junit,
+        open::{open, open_in},
+        report, sarif,
         sockets::{Api, Proxy, Sockets},
         textfile,
         tls::{Offers, Version, Weak, Weakness},
@@ -92,7 +94,7 @@ fn seen(containers: Vec<Value>, networks: Vec<Value>) -> Seen {
         host: Ok(host),
         unreadable,
         status: Err("no agent".to_owned()),
-        tries: Vec::new(),
+        tries: Some(Vec::new()),
         sockets: Ok(Sockets::default()),
         firewall: Ok(Firewall::default()),
         web: Vec::new(),
@@ -310,6 +312,12 @@ fn the_host_fails_by_its_firewall_its_ssh_and_its_engine() {
     assert_eq!(failed(&|seen| api(seen, Api::Open)), failure("A14"));
     assert_eq!(failed(&|seen| api(seen, Api::Tls)), [("A14", Outcome::CouldNotTell)]);
     assert_eq!(failed(&|seen| api(seen, Api::Other)), []);
+    // Somebody listens whom nobody could look at: that is no reason to say that all is well.
+    let hidden = |seen: &mut Seen| {
+        seen.sockets.as_mut().unwrap().unseen.insert("0.0.0.0:443".parse().unwrap());
+    };
+    let untold = ["A14", "A16", "A21"].map(|code| (code, Outcome::CouldNotTell));
+    assert_eq!(failed(&hidden), untold);
     assert_eq!(
         failed(&|seen| seen.sockets.as_mut().unwrap().proxies.clear()),
         [("A21", Outcome::CouldNotTell)]
@@ -321,6 +329,25 @@ fn the_host_fails_by_its_firewall_its_ssh_and_its_engine() {
         sockets.proxies.insert(proxy);
     };
     assert_eq!(failed(&left_over), failure("A21"));
+}
+
+#[test]
+fn what_was_not_tried_is_not_told() {
+    let mut seen = seen(clean("shop-a"), vec![network("shop-a")]);
+    seen.tries = None;
+    let audited = judge(&policies(), &seen);
+    assert_eq!(against(&audited), [""; 0]);
+    for line in [Line::InternalClosed, Line::ReachableAllowed] {
+        let mut answers = audited.lines.iter().filter(|answer| answer.code == line);
+        assert!(answers.all(|answer| answer.outcome == Outcome::CouldNotTell), "{line:?}");
+    }
+    // What speaks against it does so without a connection.
+    let mut published = clean("shop-a");
+    published[1]["NetworkSettings"]["Ports"] =
+        json!({ "5432/tcp": [{ "HostIp": "0.0.0.0", "HostPort": "5432" }] });
+    let mut seen = self::seen(published, vec![network("shop-a")]);
+    seen.tries = None;
+    assert_eq!(against(&judge(&policies(), &seen)), ["A01", "A02", "F001"]);
 }
 
 #[test]
@@ -351,7 +378,11 @@ fn what_the_baseline_accepts_is_not_open() {
     audited.accept(&baseline);
     assert_eq!(against(&audited), ["F022"]);
     assert_eq!(audited.accepted.len(), 1);
-    assert!(textfile::exposition(&audited).contains("{code=\"A19\",severity=\"error\"} 0\n"));
+    assert!(
+        textfile::exposition(&audited, Duration::from_millis(1500))
+            .unwrap()
+            .contains("{code=\"A19\",severity=\"error\"} 0\n")
+    );
 }
 
 #[test]
@@ -361,9 +392,14 @@ fn every_form_says_what_failed() {
     let audited = audit(containers);
     let text = report::text(&audited);
     assert!(text.contains("error[F009]") && text.contains("A19 no-way-out (shop-a): failed"), "{text}");
-    let metrics = textfile::exposition(&audited);
+    let metrics = textfile::exposition(&audited, Duration::from_millis(1500)).unwrap();
     assert!(metrics.contains("portcullis_audit_findings{code=\"F009\",severity=\"error\"} 1\n"), "{metrics}");
     assert!(metrics.contains("portcullis_audit_findings{code=\"A12\",severity=\"error\"} 0\n"), "{metrics}");
+    assert!(metrics.contains("portcullis_audit_last_run_successful 1\n"), "{metrics}");
+    assert!(metrics.contains("portcullis_audit_last_run_duration_seconds 1.5\n"), "{metrics}");
+    // The agent that reads the JSON of another process exports the same.
+    let printed = serde_json::to_vec(&audited).unwrap();
+    assert_eq!(open_in(&printed), Ok(open(&audited)));
     let sarif: serde_sarif::sarif::Sarif = serde_json::from_str(&sarif::write(&audited).unwrap()).unwrap();
     let results = sarif.runs[0].results.as_ref().unwrap();
     let ids: Vec<_> = results.iter().filter_map(|result| result.rule_id.as_deref()).collect();

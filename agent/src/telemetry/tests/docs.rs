@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, fs, path::Path};
 
-use super::names::{ALL, Metric};
+use super::names::{ALL, AUDIT, Metric};
 
 const START: &str =
     "<!-- metrics: generated from agent/src/telemetry/names.rs by UPDATE_DOCS=1 cargo test -->\n";
@@ -10,7 +10,7 @@ const END: &str = "<!-- end of generated part -->\n";
 
 fn table() -> String {
     let mut text = "\n| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
-    for Metric { name, kind, help, labels } in ALL {
+    for Metric { name, kind, help, labels } in ALL.into_iter().chain(AUDIT) {
         let labels = labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
         writeln!(text, "| `{name}` | {} | {labels} | {help} |", kind.name()).unwrap();
     }
