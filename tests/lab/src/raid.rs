@@ -30,7 +30,8 @@ pub fn call(
     denied(&place, targets)
 }
 
-/// What an audit finds: a container of `member` that could take everything over and publishes a port to everybody. Its name.
+/// What an audit finds: a container of `member` that could take everything over, and publishes a port to everybody. Its
+/// name.
 pub fn expose(engine: &DockerHost, member: Member<'_>, port: u16) -> Result<String> {
     let mut command = engine.docker();
     command.args(["run", "--detach", "--cap-add=SYS_ADMIN", &format!("--publish={port}:{port}")]);
