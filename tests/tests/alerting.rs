@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Result, ensure};
 use integration_tests::{ATTEMPTS, agent_binary, copy_policies, prepare, tell};
 use lab::agent::{Agent, Inventory};
+use lab::engine::DockerHost;
 use lab::interrupt::wait_for;
 use lab::monitoring::Monitoring;
 use lab::monitoring::dashboard::{self, Choice};
@@ -17,7 +18,7 @@ use lab::monitoring::webhook::Delivered;
 use lab::observed::sum;
 use lab::plain_lab::PlainLab;
 use lab::raid;
-use lab::tools::find;
+use lab::tools::{Tools, find};
 
 /// Five minutes pass in ten seconds.
 const FASTER: u32 = 30;
@@ -28,6 +29,8 @@ struct Scene {
     monitoring: Monitoring,
     agent: Agent,
     lab: PlainLab,
+    /// It has nothing to do with the lab: what the audit of its containers finds is open from the start.
+    _engine: DockerHost,
 }
 
 impl Scene {
@@ -36,7 +39,9 @@ impl Scene {
         let lab = PlainLab::start(&|_| {}).unwrap();
         let policies = lab.scratch().path().join("policies");
         copy_policies(&policies).unwrap();
-        let inventory = Inventory::File(lab.inventory());
+        let engine = DockerHost::start(Tools::locate().unwrap()).unwrap();
+        raid::expose(&engine, ("qerds", "minio"), 9000).unwrap();
+        let inventory = Inventory::Audited(lab.inventory(), engine.url());
         let agent = Agent::start(
             &agent_binary().unwrap(),
             lab.host(),
@@ -47,7 +52,7 @@ impl Scene {
         )
         .unwrap();
         let monitoring = Monitoring::start(lab.host(), lab.scratch(), FASTER).unwrap();
-        Self { monitoring, agent, lab }
+        Self { monitoring, agent, lab, _engine: engine }
     }
 
     fn wait_for_delivery(&self, labels: &[(&str, &str)], firing: bool) -> Delivered {
@@ -58,7 +63,7 @@ impl Scene {
         found.unwrap_or_else(|error| {
             panic!(
                 "{error:#}; firing: {:?}; delivered: {:#?}",
-                self.monitoring.firing(),
+                self.monitoring.prometheus.firing(),
                 self.monitoring.webhook.delivered()
             )
         })
@@ -90,7 +95,7 @@ fn follow(
         let counted =
             wait_for("the metric", LIMIT, || Ok((scene.denied(metric) > 0.0).then(SystemTime::now)));
         let fired = wait_for(&query, LIMIT, || {
-            Ok((!scene.monitoring.query(&query)?.is_empty()).then(SystemTime::now))
+            Ok((!scene.monitoring.prometheus.query(&query)?.is_empty()).then(SystemTime::now))
         });
         let delivered = scene.wait_for_delivery(alert, true);
         attacker.join().unwrap();
@@ -112,11 +117,9 @@ fn follow(
 fn an_attack_ends_in_a_message() {
     let mut scene = Scene::start();
 
-    assert_metrics_are_clean(&scene);
-
     // Five minutes of these rules' time, so that what comes now is new. Nobody is told anything meanwhile.
     std::thread::sleep(Duration::from_secs(12));
-    assert_eq!(scene.monitoring.firing().unwrap(), [""; 0]);
+    assert_eq!(scene.monitoring.prometheus.firing().unwrap(), [""; 0]);
     assert!(scene.monitoring.webhook.delivered().is_empty());
 
     let told = follow(
@@ -193,6 +196,12 @@ fn an_attack_ends_in_a_message() {
         answered.unwrap();
     });
 
+    // What the audit has found stands there since before the attacks.
+    let found = scene.wait_for_delivery(&[("alertname", "PortcullisAuditFindings"), ("code", "A19")], true);
+    assert!(found.has(&[("severity", "warning")]), "{found:?}");
+    assert_eq!(found.path, "/team");
+    assert_metrics_are_clean(&scene);
+
     // What concerns the agent itself.
     let policy = scene.lab.scratch().path().join("policies/qerds.yaml");
     let good = fs::read_to_string(&policy).unwrap();
@@ -234,7 +243,8 @@ fn ask_all_queries_of_the_dashboards(scene: &Scene) -> Result<()> {
     for dashboard in dashboard::all()? {
         for query in dashboard.queries(&choice) {
             let name = format!("{}: {}", dashboard.name, query.panel);
-            let found = || Ok((!scene.monitoring.query(&query.expression)?.is_empty()).then_some(()));
+            let found =
+                || Ok((!scene.monitoring.prometheus.query(&query.expression)?.is_empty()).then_some(()));
             if EMPTY.iter().any(|(panel, _)| *panel == name) {
                 ensure!(found()?.is_none(), "`{name}` is not empty any more");
             } else {

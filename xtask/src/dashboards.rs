@@ -1,4 +1,4 @@
-//! `cargo xtask dashboards`: plays attacks in a lab without Docker, asks a real Prometheus what the shipped dashboards
+//! `cargo xtask dashboards`: plays attacks in a lab whose containers are namespaces, asks a real Prometheus what the shipped dashboards
 //! ask, and draws them with Grafana's own panels in a browser without a window. The pictures go to docs/images. No
 //! Grafana server takes part: what it would do with variables and options is done here and in `dashboards/page`.
 
@@ -14,10 +14,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use lab::agent::{Agent, Inventory};
+use lab::engine::DockerHost;
 use lab::monitoring::Monitoring;
 use lab::monitoring::dashboard::{self, Choice, Dashboard};
 use lab::plain_lab::PlainLab;
-use lab::tools::repository;
+use lab::tools::{Tools, repository};
 use lab::{interrupt, sweep};
 use serde_json::{Value, json};
 
@@ -109,7 +110,9 @@ fn play(binary: &Path, dashboards: &[Dashboard]) -> Result<Vec<Value>> {
     let lab = PlainLab::start(&|step| println!("dashboards: {step}"))?;
     let policies = lab.scratch().path().join("policies");
     copy_policies(&policies)?;
-    let inventory = Inventory::File(lab.inventory());
+    // For the audits; what is attacked is the lab.
+    let engine = DockerHost::start(Tools::locate()?)?;
+    let inventory = Inventory::Audited(lab.inventory(), engine.url());
     let agent = Agent::start(binary, lab.host(), lab.scratch(), &policies, &inventory, "production")?;
     let monitoring = Monitoring::start(lab.host(), lab.scratch(), FASTER)?;
     println!("dashboards: attacking for {} seconds", scenario::LENGTH.as_secs());
@@ -118,7 +121,7 @@ fn play(binary: &Path, dashboards: &[Dashboard]) -> Result<Vec<Value>> {
     scenario::restart(&lab)?;
     std::thread::sleep(Duration::from_secs(25));
     let from = now();
-    scenario::play(&lab, &policies)?;
+    scenario::play(&lab, &policies, &engine)?;
     let to = now();
     let choice =
         Choice { rate_interval: RATE_INTERVAL.to_owned(), range: format!("{}s", to.saturating_sub(from)) };
@@ -152,9 +155,9 @@ fn page(
     let mut answers = serde_json::Map::new();
     for query in dashboard.queries(choice) {
         let series = if query.instant {
-            monitoring.query(&query.expression)?
+            monitoring.prometheus.query(&query.expression)?
         } else {
-            monitoring.query_range(&query.expression, from as f64, to as f64, STEP as f64)?
+            monitoring.prometheus.query_range(&query.expression, from as f64, to as f64, STEP as f64)?
         };
         let answer = json!({
             "refId": query.reference, "legend": query.legend, "table": query.table, "series": series
@@ -164,7 +167,7 @@ fn page(
     }
     let loaded = &dashboard.json["annotations"]["list"][0]["expr"];
     let loaded = choice.put_into(loaded.as_str().context("no annotation")?);
-    let loaded = monitoring.query_range(&loaded, from as f64, to as f64, STEP as f64)?;
+    let loaded = monitoring.prometheus.query_range(&loaded, from as f64, to as f64, STEP as f64)?;
     Ok(json!({
         "dashboard": dashboard.json, "answers": answers, "annotations": moments(&loaded),
         "from": from * 1000, "to": to * 1000, "step": STEP * 1000,

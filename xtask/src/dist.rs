@@ -14,7 +14,7 @@ use lab::process::run as run_quietly;
 use lab::tools::repository;
 use sha2::{Digest, Sha256};
 
-use crate::setup;
+use crate::{build, setup};
 
 /// Programs of others that make packages, by name and version.
 const MAKERS: [(&str, &str); 3] =
@@ -32,6 +32,9 @@ pub(crate) struct Arguments {
     /// Do nothing if nothing has changed that decides about packages since they last passed
     #[arg(long, requires = "check")]
     if_changed: bool,
+    /// Try only the Debian package, with the agent of the tests inside: minutes instead of half an hour
+    #[arg(long, requires = "check", conflicts_with = "if_changed")]
+    quick: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -53,15 +56,50 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         eprintln!("{instructions}");
         return Ok(ExitCode::from(2));
     }
+    if arguments.quick {
+        check::prepare(Extent::Quick)?;
+        make_quickly()?;
+        return Ok(if check::try_out(Extent::Quick)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     make(&arguments.only)?;
     if arguments.check {
-        check::prepare()?;
-        if !check::try_out()? {
+        check::prepare(Extent::All)?;
+        if !check::try_out(Extent::All)? {
             return Ok(ExitCode::FAILURE);
         }
         check::note()?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How much is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// Everything that users install.
+    All,
+    /// The Debian package of the agent that the other tests run.
+    Quick,
+}
+
+impl Extent {
+    /// Where the packages are.
+    fn folder(self) -> PathBuf {
+        match self {
+            Self::All => folder(),
+            Self::Quick => target().join("dist-quick"),
+        }
+    }
+}
+
+/// Makes the Debian package of the agent as it is built for other tests. It needs the shared libraries of this machine's
+/// own release, which is the one that it is tried on.
+fn make_quickly() -> Result<()> {
+    build::agent(false)?;
+    let folder = Extent::Quick.folder();
+    fs::create_dir_all(&folder)?;
+    documents()?;
+    let arguments = ["deb", "--no-build", "--fast", "--profile", "dev", "--package", "portcullis"];
+    package("cargo-deb", &arguments, None, &folder, "deb").map(drop)
 }
 
 /// Makes these, or all.
@@ -77,13 +115,25 @@ fn make(only: &[Product]) -> Result<()> {
         made.push(file);
     }
     if wanted(Product::Deb) || wanted(Product::Rpm) {
-        documents(&folder)?;
+        documents()?;
     }
     if wanted(Product::Deb) {
-        made.push(package("cargo-deb", &["deb", "--no-build", "--package", "portcullis"], &folder, "deb")?);
+        made.push(package(
+            "cargo-deb",
+            &["deb", "--no-build", "--package", "portcullis"],
+            Some(&triple()),
+            &folder,
+            "deb",
+        )?);
     }
     if wanted(Product::Rpm) {
-        made.push(package("cargo-generate-rpm", &["generate-rpm", "--package", "agent"], &folder, "rpm")?);
+        made.push(package(
+            "cargo-generate-rpm",
+            &["generate-rpm", "--package", "agent"],
+            Some(&triple()),
+            &folder,
+            "rpm",
+        )?);
     }
     if wanted(Product::Image) {
         println!("dist: container image");
@@ -139,8 +189,10 @@ pub(crate) fn static_binary() -> Result<PathBuf> {
 }
 
 /// Manual pages, completions and the changelog, as packages want them.
-fn documents(folder: &Path) -> Result<()> {
+fn documents() -> Result<()> {
     println!("dist: manual pages and completions");
+    let folder = folder();
+    fs::create_dir_all(&folder)?;
     let manual = folder.join("manual");
     let mut command = Command::new("cargo");
     command.args(["run", "--quiet", "--package", "portcullis", "--example", "manual", "--"]).arg(&manual);
@@ -160,8 +212,14 @@ fn date() -> String {
     if date.trim().is_empty() { changelog::DATE.to_string() } else { date.trim().to_owned() }
 }
 
-/// Makes one package and moves it to the others.
-fn package(maker: &str, arguments: &[&str], folder: &Path, kind: &str) -> Result<PathBuf> {
+/// Makes one package, of what was built for a target, and moves it to the others.
+fn package(
+    maker: &str,
+    arguments: &[&str],
+    target: Option<&str>,
+    folder: &Path,
+    kind: &str,
+) -> Result<PathBuf> {
     println!("dist: {kind}");
     let made = folder.join("made");
     if made.exists() {
@@ -169,7 +227,8 @@ fn package(maker: &str, arguments: &[&str], folder: &Path, kind: &str) -> Result
     }
     fs::create_dir_all(&made)?;
     let mut command = Command::new(self::maker(maker)?);
-    command.args(arguments).args(["--target", &triple(), "--output"]).arg(&made).current_dir(repository());
+    command.args(arguments).args(target.map(|target| format!("--target={target}")));
+    command.arg("--output").arg(&made).current_dir(repository());
     run_quietly(command.env("SOURCE_DATE_EPOCH", date()))?;
     let file = fs::read_dir(&made)?
         .filter_map(|entry| Some(entry.ok()?.path()))

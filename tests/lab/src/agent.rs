@@ -28,6 +28,8 @@ pub enum Inventory {
     /// An engine at this URL.
     Docker(String),
     File(PathBuf),
+    /// A file; and an engine at this URL is audited every ten seconds.
+    Audited(PathBuf, String),
 }
 
 /// A running agent; it is stopped and detached when the value goes.
@@ -75,6 +77,12 @@ impl Agent {
         match inventory {
             Inventory::Docker(url) => command.args(["--inventory", "docker", "--docker-host", url]),
             Inventory::File(file) => command.arg("--inventory").arg(file),
+            Inventory::Audited(file, engine) => {
+                let settings = directory.join("agent.yaml");
+                fs::write(&settings, "audit: { interval: 10s }\n")?;
+                command.arg("--config").arg(settings).env("DOCKER_HOST", engine);
+                command.arg("--inventory").arg(file)
+            }
         };
         command
             .args(["--profile", profile, "--listen", &format!("{}:{}", LISTEN.0, LISTEN.1)])

@@ -2,39 +2,36 @@
 //! shipped. Only their durations are divided, all by one number, so that minutes pass in seconds.
 
 pub mod dashboard;
-mod http;
+pub mod http;
 mod pace;
+pub mod prometheus;
 pub mod webhook;
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use anyhow::{Context, Result};
 
 use crate::interrupt::wait_for;
 use crate::netns::Netns;
 use crate::process::{shown, stop_child};
 use crate::scratch::Scratch;
 use crate::tools::{find, lab_tools, repository};
+use prometheus::Prometheus;
 use webhook::Webhook;
 
-const PROMETHEUS: u16 = 9090;
 const ALERTMANAGER: u16 = 9093;
-/// Where the shipped Alertmanager configuration sends messages.
-const WEBHOOK: u16 = 9199;
 const SHIPPED: [&str; 3] = ["portcullis.rules.yml", "prometheus.yml", "alertmanager.yml"];
 
 /// Both of them, and somebody who takes the messages.
 #[derive(Debug)]
 pub struct Monitoring {
-    prometheus: Child,
-    alertmanager: Child,
+    pub prometheus: Prometheus,
     pub webhook: Webhook,
-    netns: PathBuf,
+    servers: [Child; 2],
 }
 
 impl Monitoring {
@@ -47,7 +44,7 @@ impl Monitoring {
                 .with_context(|| format!("failed to read `{name}`"))?;
             fs::write(directory.join(name), pace::faster(&shipped, faster)?)?;
         }
-        let webhook = Webhook::start(&host.path(), WEBHOOK)?;
+        let webhook = Webhook::start(&host.path())?;
         let file = |name: &str| format!("={}", directory.join(name).display());
         let alertmanager = spawn(
             host,
@@ -61,82 +58,39 @@ impl Monitoring {
                 "--cluster.listen-address=".to_owned(),
             ],
         )?;
-        let prometheus = spawn(
+        let server = spawn(
             host,
             scratch,
             "prometheus",
             &[
                 format!("--config.file{}", file("prometheus.yml")),
                 format!("--storage.tsdb.path{}", file("series")),
-                format!("--web.listen-address=127.0.0.1:{PROMETHEUS}"),
+                format!("--web.listen-address=127.0.0.1:{}", prometheus::PORT),
             ],
         )?;
-        let mut monitoring = Self { prometheus, alertmanager, webhook, netns: host.path() };
-        monitoring.wait_until_ready(&directory)?;
+        let prometheus = Prometheus::within(host.path());
+        let monitoring = Self { prometheus, webhook, servers: [server, alertmanager] };
+        wait_until_ready(&host.path(), &directory)?;
         Ok(monitoring)
     }
+}
 
-    fn wait_until_ready(&mut self, directory: &Path) -> Result<()> {
-        for (port, name) in [(PROMETHEUS, "prometheus"), (ALERTMANAGER, "prometheus-alertmanager")] {
-            let ready = || Ok(http::get(&self.netns, port, "/-/ready").is_ok().then_some(()));
-            wait_for(name, Duration::from_secs(20), ready).with_context(|| {
-                let log = directory.join(format!("{name}.log"));
-                format!("its last words:\n{}", fs::read_to_string(log).unwrap_or_default())
-            })?;
-        }
-        Ok(())
+fn wait_until_ready(netns: &Path, directory: &Path) -> Result<()> {
+    for (port, name) in [(prometheus::PORT, "prometheus"), (ALERTMANAGER, "prometheus-alertmanager")] {
+        let ready = || Ok(http::get(netns, port, "/-/ready").is_ok().then_some(()));
+        wait_for(name, Duration::from_secs(20), ready).with_context(|| {
+            let log = directory.join(format!("{name}.log"));
+            format!("its last words:\n{}", fs::read_to_string(log).unwrap_or_default())
+        })?;
     }
-
-    /// The series that an expression has now: each with its labels and value.
-    pub fn query(&self, expression: &str) -> Result<Vec<Value>> {
-        let page = format!("/api/v1/query?query={}", http::escaped(expression));
-        result(self.api(&page, expression)?)
-    }
-
-    /// The same over a while: seconds since 1970, and seconds between two values.
-    pub fn query_range(&self, expression: &str, start: f64, end: f64, step: f64) -> Result<Vec<Value>> {
-        let page = format!(
-            "/api/v1/query_range?query={}&start={start:.3}&end={end:.3}&step={step}",
-            http::escaped(expression)
-        );
-        result(self.api(&page, expression)?)
-    }
-
-    /// The values of a label, of series that match.
-    pub fn label_values(&self, label: &str, selector: &str) -> Result<Vec<String>> {
-        let page = format!("/api/v1/label/{label}/values?match[]={}", http::escaped(selector));
-        let mut answer = self.api(&page, selector)?;
-        serde_json::from_value(answer["data"].take()).context("not a list of label values")
-    }
-
-    fn api(&self, page: &str, expression: &str) -> Result<Value> {
-        let body =
-            http::get(&self.netns, PROMETHEUS, page).with_context(|| format!("asked for {expression}"))?;
-        serde_json::from_str(&body).context("Prometheus did not answer with JSON")
-    }
-
-    /// The names of alerts that fire, each once.
-    pub fn firing(&self) -> Result<Vec<String>> {
-        let firing = self.query(r#"count by (alertname) (ALERTS{alertstate="firing"})"#)?;
-        Ok(firing
-            .iter()
-            .filter_map(|series| series["metric"]["alertname"].as_str())
-            .map(str::to_owned)
-            .collect())
-    }
+    Ok(())
 }
 
 impl Drop for Monitoring {
     fn drop(&mut self) {
-        stop_child(&mut self.prometheus, Duration::from_secs(5));
-        stop_child(&mut self.alertmanager, Duration::from_secs(5));
-    }
-}
-
-fn result(mut answer: Value) -> Result<Vec<Value>> {
-    match answer["data"]["result"].take() {
-        Value::Array(series) => Ok(series),
-        other => bail!("not a list of series: {other}"),
+        for server in &mut self.servers {
+            stop_child(server, Duration::from_secs(5));
+        }
     }
 }
 

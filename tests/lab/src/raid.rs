@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use crate::engine::DockerHost;
+use crate::image;
 use crate::netns::within;
 use crate::outside::OUTSIDE_V4;
 use crate::plain_lab::PlainLab;
@@ -26,6 +28,19 @@ pub fn call(
     let address = lab.address_of(target.0, target.1)?;
     let targets: Vec<SocketAddr> = ports.into_iter().map(|port| SocketAddr::new(address, port)).collect();
     denied(&place, targets)
+}
+
+/// What an audit finds: a container of `member` that could take everything over, and publishes a port to everybody. Its
+/// name.
+pub fn expose(engine: &DockerHost, member: Member<'_>, port: u16) -> Result<String> {
+    let mut command = engine.docker();
+    command.args(["run", "--detach", "--cap-add=SYS_ADMIN", &format!("--publish={port}:{port}")]);
+    for (label, value) in [("project", member.0), ("service", member.1)] {
+        command.arg(format!("--label=com.docker.compose.{label}={value}"));
+    }
+    let name = format!("{}-{}-1", member.0, member.1);
+    run(command.args(["--name", &name, image::NAME, "stand-in", member.1, &port.to_string()]))?;
+    Ok(name)
 }
 
 /// The same from the host itself.

@@ -13,6 +13,7 @@ use lab::image::NAME;
 use lab::interrupt::wait_for;
 use lab::process::{output, run, words};
 use lab::tools::Tools;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Engines before this version do not know the capabilities that kernels have had since 5.8.
 const KNOWS_BPF: (u32, u32) = (23, 0);
@@ -20,12 +21,12 @@ const SOON: Duration = Duration::from_secs(30);
 const AGENT: &str = "agent";
 
 /// An engine with a shop on it: `web`, `api` and `db`, and `stray`, which no policy covers.
-struct Shop {
-    host: DockerHost,
+pub(crate) struct Shop {
+    pub(crate) host: DockerHost,
 }
 
 impl Shop {
-    fn open() -> Self {
+    pub(crate) fn open() -> Self {
         let host = DockerHost::start(Tools::locate().unwrap()).unwrap();
         let shop = Self { host };
         // As on a host with systemd: what is mounted there later is seen by those who follow.
@@ -72,7 +73,7 @@ impl Shop {
     }
 
     /// What stands here for a path of the host. The engine of a lab has its own in place of `/run/docker`.
-    fn place(&self, path: &str) -> PathBuf {
+    pub(crate) fn place(&self, path: &str) -> PathBuf {
         match path {
             "/run/docker.sock" => self.host.scratch().path().join("docker/docker.sock"),
             "/run/docker/netns" => self.exec_root().join("netns"),
@@ -81,7 +82,7 @@ impl Shop {
     }
 
     /// Those of the compose file; an old engine can only give the one that includes them.
-    fn capabilities(&self) -> Vec<String> {
+    pub(crate) fn capabilities(&self) -> Vec<String> {
         if self.host.version() >= KNOWS_BPF {
             return capabilities();
         }
@@ -100,7 +101,12 @@ impl Shop {
             command.arg(format!("--cap-add={capability}"));
         }
         command.args(["--security-opt=no-new-privileges:true", "--security-opt=apparmor=unconfined"]);
-        command.args(["--memory=512m", "--pids-limit=64", &format!("--tmpfs={MEMORY}:mode=0700,size=1m")]);
+        command.args([
+            "--memory=512m",
+            "--pids-limit=64",
+            &format!("--ulimit=memlock={}", locked_memory()),
+            &format!("--tmpfs={MEMORY}:mode=0700,size=1m"),
+        ]);
         for mount in MOUNTS {
             let place = self.place(mount.path).display().to_string();
             // Elsewhere than on a real host the engine names namespaces by its own folder.
@@ -146,7 +152,7 @@ impl Shop {
         String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned()
     }
 
-    fn reaches(&self, from: &str, to: &str, port: &str) -> bool {
+    pub(crate) fn reaches(&self, from: &str, to: &str, port: &str) -> bool {
         let request = format!("http://{to}:{port}/name");
         let mut command = self.host.docker();
         command.args(["exec", from, "timeout", "1", "wget", "-q", "-O", "-", &request]);
@@ -164,6 +170,17 @@ impl Shop {
         ] {
             assert_eq!(self.reaches(from, to, port), allowed, "{from} to {to}\n{}", self.said());
         }
+    }
+}
+
+/// The limit of locked memory that a container can be given: none, as the compose files have it, unless this machine may
+/// not raise its own.
+pub(crate) fn locked_memory() -> String {
+    let limit = getrlimit(Resource::Memlock).maximum;
+    let raised = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
+    match (limit, raised) {
+        (Some(limit), Err(_)) => limit.to_string(),
+        _ => "-1".to_owned(),
     }
 }
 

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use lab::engine::DockerHost;
 use lab::plain_lab::PlainLab;
+use lab::process::run;
 use lab::raid;
 
 /// How long it takes.
@@ -49,12 +51,30 @@ const ACTS: [Act; 12] = [
     act(110, 140, 8, |lab| raid::call(lab, ("qerds", "mailpit"), ("qerds", "qerds-trust"), [8080])),
 ];
 
-/// When a policy is loaded again, and when a container is restarted.
-const RELOADS: [u64; 2] = [38, 128];
-const RESTARTS: [u64; 3] = [15, 50, 90];
+/// What happens besides attacks, and when.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    /// A policy is loaded again.
+    Reload,
+    /// A container is restarted.
+    Restart,
+    /// Somebody starts a container that an audit does not like, and stops it.
+    Expose,
+    Remove,
+}
+
+const CHANGES: [(u64, Change); 7] = [
+    (15, Change::Restart),
+    (38, Change::Reload),
+    (50, Change::Restart),
+    (60, Change::Expose),
+    (90, Change::Restart),
+    (115, Change::Remove),
+    (128, Change::Reload),
+];
 
 /// Plays it from the beginning to the end.
-pub(super) fn play(lab: &PlainLab, policies: &Path) -> Result<()> {
+pub(super) fn play(lab: &PlainLab, policies: &Path, engine: &DockerHost) -> Result<()> {
     let start = Instant::now();
     std::thread::scope(|threads| {
         let acts = ACTS.iter().map(|act| threads.spawn(move || act.play(lab, start))).collect::<Vec<_>>();
@@ -67,7 +87,7 @@ pub(super) fn play(lab: &PlainLab, policies: &Path) -> Result<()> {
             }
             Ok(())
         });
-        let changed = change(lab, policies, start);
+        let changed = change(lab, policies, engine, start);
         for thread in acts.into_iter().chain([ordinary]) {
             thread.join().map_err(|_panic| anyhow::anyhow!("an attacker panicked"))??;
         }
@@ -89,24 +109,27 @@ impl Act {
     }
 }
 
-fn change(lab: &PlainLab, policies: &Path, start: Instant) -> Result<()> {
-    let mut moments: Vec<(u64, bool)> = RELOADS.map(|at| (at, true)).into();
-    moments.extend(RESTARTS.map(|at| (at, false)));
-    moments.sort_unstable();
-    for (at, is_reload) in moments {
+fn change(lab: &PlainLab, policies: &Path, engine: &DockerHost, start: Instant) -> Result<()> {
+    let mut exposed = String::new();
+    for (at, what) in CHANGES {
         wait_until(start, at);
-        if is_reload {
-            let policy = policies.join("app.yaml");
-            let text = fs::read_to_string(&policy)?;
-            let (before, after) = ("celery: {}", "celery: { egress: [host] }");
-            let changed =
-                if text.contains(before) { text.replace(before, after) } else { text.replace(after, before) };
-            fs::write(&policy, changed)?;
-        } else {
-            restart(lab)?;
+        match what {
+            Change::Reload => reload(policies)?,
+            Change::Restart => restart(lab)?,
+            Change::Expose => exposed = raid::expose(engine, ("qerds", "minio"), 9000)?,
+            Change::Remove => drop(run(engine.docker().args(["rm", "--force", &exposed]))?),
         }
     }
     Ok(())
+}
+
+fn reload(policies: &Path) -> Result<()> {
+    let policy = policies.join("app.yaml");
+    let text = fs::read_to_string(&policy)?;
+    let (before, after) = ("celery: {}", "celery: { egress: [host] }");
+    let changed =
+        if text.contains(before) { text.replace(before, after) } else { text.replace(after, before) };
+    Ok(fs::write(&policy, changed)?)
 }
 
 /// Takes a service from the inventory and puts it back: its containers are started again.

@@ -12,13 +12,14 @@ use lab::process::run;
 use lab::sweep;
 use lab::tools::{find, repository};
 
-use super::{sha256, target};
+use super::{Extent, sha256, target};
 use crate::{apt, setup};
 
+/// Makes the system that packages are tried on.
+const DEBOOTSTRAP: (&str, &str) = ("debootstrap", "debootstrap");
 /// Programs that judge, and their packages.
-const JUDGES: [(&str, &str); 3] = [("lintian", "lintian"), ("rpm", "rpm"), ("debootstrap", "debootstrap")];
-/// The release of Debian that packages are tried on, and what it has beside the least.
-const SUITE: &str = "bookworm";
+const JUDGES: [(&str, &str); 2] = [("lintian", "lintian"), ("rpm", "rpm")];
+/// What that system has beside the least.
 const PACKAGES: &str = "systemd,systemd-sysv,nftables,init-system-helpers,rpm";
 /// Units that would touch the kernel's settings, which are everybody's, or wait for devices that are not there.
 const MASKED: [&str; 12] = [
@@ -36,7 +37,7 @@ const MASKED: [&str; 12] = [
     "e2scrub_reap.service",
 ];
 /// What decides about packages, but for what the agent does: that has tests of its own.
-const INPUTS: [&str; 11] = [
+const INPUTS: [&str; 14] = [
     "Cargo.lock",
     "agent/Cargo.toml",
     "agent/examples",
@@ -44,20 +45,25 @@ const INPUTS: [&str; 11] = [
     "agent/src/service.rs",
     "deploy",
     "tests/src/deployment.rs",
+    "tests/src/flood.rs",
     "tests/src/machine",
     "tests/src/machine.rs",
+    "tests/src/small_lab.rs",
     "tests/tests/packages",
     "xtask/src/dist",
+    "xtask/src/dist.rs",
 ];
 
 /// Makes what the tests need beside the packages.
-pub(super) fn prepare() -> Result<()> {
+pub(super) fn prepare(extent: Extent) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("trying packages needs root");
     }
     sweep::dead()?;
-    let missing: Vec<String> = JUDGES
+    let judges = if extent == Extent::All { &JUDGES[..] } else { &[] };
+    let missing: Vec<String> = judges
         .iter()
+        .chain([&DEBOOTSTRAP])
         .filter(|(program, _)| find(program).is_none())
         .map(|(_, package)| (*package).to_owned())
         .collect();
@@ -66,13 +72,14 @@ pub(super) fn prepare() -> Result<()> {
 }
 
 /// Runs the tests; whether all passed.
-pub(super) fn try_out() -> Result<bool> {
+pub(super) fn try_out(extent: Extent) -> Result<bool> {
     println!("dist: trying what was made");
     let mut command = Command::new("cargo");
-    command
-        .args(["test", "--package", "integration-tests", "--test", "packages", "--", "--test-threads=1"])
-        .current_dir(repository())
-        .stdin(Stdio::null());
+    command.args(["test", "--package", "integration-tests", "--test", "packages", "--", "--test-threads=1"]);
+    if extent == Extent::Quick {
+        command.arg("debian::");
+    }
+    command.env("PORTCULLIS_PACKAGES", extent.folder()).current_dir(repository()).stdin(Stdio::null());
     Ok(command.status().context("failed to run cargo")?.success())
 }
 
@@ -90,12 +97,19 @@ fn system() -> Result<()> {
     }
     fs::create_dir_all(&folder)?;
     let mut command = Command::new("debootstrap");
-    command.args(["--variant=minbase", &format!("--include={PACKAGES}"), SUITE]);
+    command.args(["--variant=minbase", &format!("--include={PACKAGES}"), &suite()?]);
     run(command.arg(&unfinished).arg(apt::mirror(apt::MAIN)?))?;
     for unit in MASKED {
         symlink("/dev/null", unfinished.join("etc/systemd/system").join(unit))?;
     }
     fs::rename(&unfinished, &system).context("failed to rename what debootstrap has made")
+}
+
+/// The release of Debian that this machine runs: packages are tried on the same.
+fn suite() -> Result<String> {
+    let text = fs::read_to_string("/etc/os-release").context("failed to read `/etc/os-release`")?;
+    let suite = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    suite.map(str::to_owned).context("`/etc/os-release` names no release of Debian")
 }
 
 /// Whether nothing that decides about packages has changed since they last passed.

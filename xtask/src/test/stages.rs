@@ -36,7 +36,7 @@ enum Work {
 pub(super) const KERNELS: &str = "kernels";
 
 /// In order: cheap before dear, unprivileged before privileged.
-pub(super) const STAGES: [Stage; 12] = [
+pub(super) const STAGES: [Stage; 13] = [
     stage("fmt", "formatting", Work::Check(&["fmt", "--all", "--check"])),
     stage(
         "tidy",
@@ -142,6 +142,14 @@ pub(super) const STAGES: [Stage; 12] = [
                 "--",
                 "--test-threads=1",
             ]),
+        )
+    },
+    Stage {
+        privileged: true,
+        ..stage(
+            "packages",
+            "the Debian package on a systemd of its own",
+            Work::Check(&["run", "--quiet", "--package", "xtask", "--", "dist", "--check", "--quick"]),
         )
     },
     Stage { privileged: true, ..stage(KERNELS, "the same on other kernels, emulated", Work::Kernels) },

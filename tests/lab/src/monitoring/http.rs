@@ -12,7 +12,7 @@ use crate::netns::within;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// The body of a page; anything but 200 is an error with what the server said.
-pub(super) fn get(netns: &Path, port: u16, page: &str) -> Result<String> {
+pub fn get(netns: &Path, port: u16, page: &str) -> Result<String> {
     // Version 1.0: the body ends with the connection.
     let request = format!("GET {page} HTTP/1.0\r\nHost: localhost\r\n\r\n");
     let text = within(netns, move || -> Result<String> {

@@ -14,6 +14,9 @@ use serde::Deserialize;
 
 use crate::netns::within;
 
+/// Where the shipped Alertmanager configuration sends messages.
+pub const PORT: u16 = 9199;
+
 /// One alert of a message.
 #[derive(Debug, Clone)]
 pub struct Delivered {
@@ -56,8 +59,9 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    pub(super) fn start(netns: &Path, port: u16) -> Result<Self> {
-        let listener = within(netns, move || TcpListener::bind((Ipv4Addr::LOCALHOST, port)))?
+    /// Listens where the shipped Alertmanager configuration sends messages.
+    pub fn start(netns: &Path) -> Result<Self> {
+        let listener = within(netns, move || TcpListener::bind((Ipv4Addr::LOCALHOST, PORT)))?
             .context("failed to listen for messages")?;
         listener.set_nonblocking(true)?;
         let delivered = Arc::<Mutex<Vec<Delivered>>>::default();
