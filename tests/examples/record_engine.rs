@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -99,7 +100,7 @@ fn main() -> Result<()> {
     let path = folder.join(format!("engine-{major}.{minor}.json"));
     fs::create_dir_all(&folder)?;
     fs::write(&path, text).with_context(|| format!("failed to write `{}`", path.display()))?;
-    println!("{}", path.display());
+    writeln!(std::io::stdout().lock(), "{}", path.display())?;
     Ok(())
 }
 
