@@ -26,7 +26,6 @@ async fn main() -> anyhow::Result<()> {
         let time = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
         let line = serde_json::json!({
             "time": time,
-            "after_us": u64::try_from(update.seen.elapsed().as_micros())?,
             "connected": update.connected,
             "complete": update.complete,
             "error": update.error,

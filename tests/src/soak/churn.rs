@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use frame_fuzz::rng::Rng;
 use lab::interrupt::wait_for;
 use lab::netns::within;
@@ -209,10 +209,17 @@ impl Churn {
         for name in ["lab0", "p-web", "p-api", "p-db", "p-stray"] {
             living.insert(ifindex(self.lab.host(), name)?);
         }
-        let expected: BTreeSet<(IpAddr, u32)> = ["web", "api", "db", "stray"]
-            .into_iter()
-            .map(|name| Ok((self.lab.address(name)?, ifindex(self.lab.host(), self.lab.port(name)?)?)))
-            .collect::<Result<_>>()?;
+        let mut expected: BTreeSet<(IpAddr, u32)> = BTreeSet::new();
+        for name in ["web", "api", "db", "stray"] {
+            let port = ifindex(self.lab.host(), self.lab.port(name)?)?;
+            // Neighbours find it by the address that follows from its MAC too.
+            let mac = self.lab.mac(name)?;
+            let [.., network, number] = mac.split(':').collect::<Vec<_>>()[..] else {
+                bail!("`{mac}` is no MAC address");
+            };
+            let link_local = format!("fe80::ff:fe00:{network}{number}").parse()?;
+            expected.extend([(self.lab.address(name)?, port), (link_local, port)]);
+        }
         let start = Instant::now();
         loop {
             self.figures.leftovers = self.pinned.leftovers(&living)?;
