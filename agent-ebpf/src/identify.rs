@@ -1,6 +1,8 @@
 //! Who is on the other side: the sender by the interface that the packet came in by (which no sender can
 //! forge), the receiver by its address.
 
+use core::mem::MaybeUninit;
+
 use agent_common::{
     config::{Config, outsider_bit, slot_bits, stamp_bit},
     decision::{Party, PartyKind},
@@ -9,7 +11,9 @@ use agent_common::{
     packet::Address,
 };
 
-use crate::{maps, skb::Skb};
+use aya_ebpf::bindings::bpf_fib_lookup;
+
+use crate::{maps, parse::Frame, skb::Skb};
 
 /// One side of a packet.
 ///
@@ -128,16 +132,30 @@ pub(crate) fn receiver(address: &Address) -> Side {
     }
 }
 
+/// The same for what would open something: a container whose port has gone is nobody, though no agent may have noticed
+/// yet. Whoever has its address now is behind a port that has no program.
+#[inline(always)]
+pub(crate) fn present_receiver(skb: Skb, address: &Address, room: &mut MaybeUninit<bpf_fib_lookup>) -> Side {
+    let side = receiver(address);
+    if side.port() != 0 && !skb.has_interface(side.port(), room) { Side::UNKNOWN } else { side }
+}
+
 /// Whether an address is one of the host's, broadcast addresses of its subnets included.
 #[inline(always)]
 pub(crate) fn is_hosts(address: &Address) -> bool {
     maps::destination(address).is_some_and(|destination| destination.kind == DestinationKind::Host as u32)
 }
 
-/// Whether an address belongs onto a bridge, and nobody is known to have it: somebody may who is on the bridge already and
-/// whose port has no program yet. Groups are not asked about, their receivers cannot be told.
+/// Whether a packet is for an address that belongs onto a bridge, and nobody is known to have it: somebody may who is on the
+/// bridge already and whose port has no program yet. Groups are not asked about, their receivers cannot be told.
 #[inline(always)]
-pub(crate) fn is_nobodys(address: &Address, bridge: u32) -> bool {
+pub(crate) fn is_for_nobody(
+    skb: Skb,
+    frame: &Frame,
+    bridge: u32,
+    room: &mut MaybeUninit<bpf_fib_lookup>,
+) -> bool {
+    let address = &frame.packet.destination;
     if address.is_group() {
         return false;
     }
@@ -145,7 +163,8 @@ pub(crate) fn is_nobodys(address: &Address, bridge: u32) -> bool {
         return address.is_link_local_ipv6() && maps::interface(bridge).is_none_or(Interface::knows_macs);
     };
     if destination.kind == DestinationKind::Endpoint as u32 {
-        return maps::port(destination.ifindex).is_none();
+        return maps::port(destination.ifindex).is_none()
+            || (frame.may_open() && !skb.has_interface(destination.ifindex, room));
     }
     destination.kind == DestinationKind::Containers as u32 && destination.ifindex == bridge
 }

@@ -83,6 +83,12 @@ impl Frame {
         }
     }
 
+    /// Whether a receiver that knows of no flow may take the packet for the first of one.
+    #[inline(always)]
+    pub(crate) const fn may_open(&self) -> bool {
+        self.flaw != 0 || self.packet.intent.opens()
+    }
+
     /// Forgets the previous packet, as far as anything is read before it is written.
     #[inline(always)]
     fn reset(&mut self) {

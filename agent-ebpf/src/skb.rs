@@ -2,7 +2,11 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes, programs::TcContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_fib_lookup},
+    helpers::generated,
+    programs::TcContext,
+};
 
 /// One packet at a tc hook.
 #[derive(Clone, Copy)]
@@ -75,6 +79,31 @@ impl Skb {
         matches!(self.pkt_type(), BROADCAST | MULTICAST)
     }
 
+    /// Whether the host has an interface with this index now, however old what the maps say may be.
+    ///
+    /// `bpf_fib_lookup` is the only helper that tells (since 4.18): it looks for the interface first. What it is asked for
+    /// then is no route, since the host's loopback needs none, and costs little. `room` lies outside the small stack.
+    #[inline(always)]
+    pub(crate) fn has_interface(self, ifindex: u32, room: &mut MaybeUninit<bpf_fib_lookup>) -> bool {
+        const AF_INET: u8 = 2;
+        const LOOPBACK: u32 = u32::from_be_bytes([127, 0, 0, 1]).to_be();
+        const ENODEV: i64 = -19;
+        let question = room.as_mut_ptr();
+        // SAFETY: within the room; all that is read of it is set, and zeroes or what an earlier answer has left is as good
+        // for the rest.
+        unsafe {
+            (&raw mut (*question).family).write(AF_INET);
+            (&raw mut (*question).l4_protocol).write(0);
+            (&raw mut (*question).__bindgen_anon_1.tot_len).write(0);
+            (&raw mut (*question).ifindex).write(ifindex);
+            (&raw mut (*question).__bindgen_anon_2.tos).write(0);
+            (&raw mut (*question).__bindgen_anon_3.ipv4_src).write(0);
+            (&raw mut (*question).__bindgen_anon_4.ipv4_dst).write(LOOPBACK);
+            generated::bpf_fib_lookup(self.raw.cast(), question, size_of::<bpf_fib_lookup>() as i32, 0)
+                != ENODEV
+        }
+    }
+
     /// Replaces the bits of the mark that `mask` names; other users' bits survive.
     #[inline(always)]
     pub(crate) fn set_mark_bits(self, bits: u32, mask: u32) {
@@ -121,7 +150,7 @@ impl Skb {
         let mut words = MaybeUninit::<[W; N]>::uninit();
         // SAFETY: the target has room for N words.
         let result = unsafe {
-            bpf_skb_load_bytes(
+            generated::bpf_skb_load_bytes(
                 self.raw.cast(),
                 offset as u32,
                 words.as_mut_ptr().cast(),

@@ -4,13 +4,16 @@
 //! `PORTCULLIS_RESTARTS` is the number of restarts, 20 if it is not set.
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
-use std::fs;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
+use std::{fs, io};
 
 use integration_tests::ATTEMPTS;
 use integration_tests::daemon::{Daemon, SOON, files_below};
 use integration_tests::flood::Flood;
-use integration_tests::small_lab::{SmallLab, answers};
+use integration_tests::small_lab::{HOST, SmallLab, answers};
 use lab::interrupt::wait_for;
+use lab::netns::{Netns, within};
 use lab::observed::{Sample, sum};
 
 const CLSACT: &str = "attach: clsact\n";
@@ -184,4 +187,47 @@ fn a_change_between_tcx_and_clsact_counts_once_and_leaks_nothing() {
     assert_eq!(lab.datagrams() - before_flood, 0, "datagrams leaked");
     assert_eq!(lab.detach().unwrap().code, Some(0));
     assert!(lab.reaches("web", "db", 5432).unwrap());
+}
+
+/// A container that is started anew while nobody looks gets its old address and a port that has no programs. What is known
+/// of the address is old then, and nobody may be let through to it.
+#[test]
+fn an_address_is_nobodys_once_its_port_has_gone_while_the_agent_is_away() {
+    let lab = SmallLab::start().unwrap();
+    let agent = lab.run(&[]).unwrap();
+    assert!(lab.reaches("api", "db", 5432).unwrap());
+    assert!(agent.stop().unwrap().success());
+    let address = SocketAddr::new(lab.address("db").unwrap(), 5432);
+    lab.host().ip("link delete p-db").unwrap();
+    let next = Netns::create().unwrap();
+    next.sysctl("net/ipv6/conf/default/disable_ipv6=1").unwrap();
+    lab.host().plug("lab0", "p-next", &lab.mac("db").unwrap(), &next).unwrap();
+    next.ip_lines(&format!("address add {}/24 dev eth0\nlink set eth0 up", address.ip())).unwrap();
+    let (_listener, datagrams) = within(&next.path(), move || {
+        Ok::<_, io::Error>((TcpListener::bind(address)?, UdpSocket::bind(address)?))
+    })
+    .unwrap()
+    .unwrap();
+    datagrams.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let arrives = |from: &str| {
+        lab.datagram_socket(from).unwrap().send_to(from.as_bytes(), address).unwrap();
+        let mut buffer = [0; 8];
+        datagrams.recv(&mut buffer).is_ok()
+    };
+    wait_for("the new port", SOON, || {
+        Ok(lab.says("bridge", "link show dev p-next")?.contains("forwarding").then_some(()))
+    })
+    .unwrap();
+    for from in ["web", "api", "stray", HOST] {
+        assert!(lab.connect(from, "db", 5432).unwrap().is_none(), "`{from}` reaches who has the address now");
+    }
+    for from in ["web", "api", "stray"] {
+        assert!(!arrives(from), "a datagram of `{from}` gets to who has the address now");
+    }
+    // It was ours that held them back.
+    assert_eq!(lab.detach().unwrap().code, Some(0));
+    for from in ["web", "api", "stray", HOST] {
+        assert!(lab.connect(from, "db", 5432).unwrap().is_some(), "`{from}` does not reach it");
+    }
+    assert!(["web", "api", "stray"].into_iter().all(arrives));
 }

@@ -85,7 +85,8 @@ fn the_programs_load_with_diagnostics_too() {
     let options = Options { diagnostics: true, ..Options::new(bpffs.pins()) };
     let mut datapath = Datapath::open(&options).unwrap();
     for (program, count) in datapath.verified_instructions().unwrap() {
-        assert!(count < MOST_INSTRUCTIONS, "`{program}`: {count} instructions");
+        // What it tells takes calls, around which the verifier recognises less.
+        assert!(count < 2 * MOST_INSTRUCTIONS, "`{program}`: {count} instructions");
     }
 }
 

@@ -89,6 +89,7 @@ fn towards_container(skb: Skb, scratch: &mut Scratch) -> Action {
     let known = maps::destination(&frame.packet.destination).is_some_and(|destination| {
         destination.kind == DestinationKind::Endpoint as u32
             && maps::port(destination.ifindex).is_some_and(|port| port.bridge == skb.ifindex())
+            && (!frame.may_open() || skb.has_interface(destination.ifindex, &mut scratch.case.route))
     });
     if known { Action::Forward } else { refuse(because, DropReason::UnknownDestination, Side::UNKNOWN) }
 }

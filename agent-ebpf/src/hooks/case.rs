@@ -7,6 +7,7 @@ use agent_common::{
     flow::{FlowEntry, FlowKey, LENT, OUTSIDER},
     verdict::{Direction, DropReason, Hook},
 };
+use aya_ebpf::bindings::bpf_fib_lookup;
 
 use super::{
     Action, Because,
@@ -35,6 +36,7 @@ pub(crate) struct Case {
     pub(crate) revision: u32,
     /// Of the flow to be.
     pub(super) flags: u8,
+    pub(super) route: MaybeUninit<bpf_fib_lookup>,
     question: MaybeUninit<Attempt>,
     pub(super) decision: MaybeUninit<Decision>,
     pub(super) new: NewFlow,
@@ -87,7 +89,7 @@ pub(super) fn ask(
             case.opened = direction;
             case.other = match direction {
                 Direction::Ingress => identify::sender(scene.skb, scene.config),
-                Direction::Egress => identify::receiver(&key.remote),
+                Direction::Egress => identify::present_receiver(scene.skb, &key.remote, &mut case.route),
             };
             if let Some(reason) = cannot_open(scene, frame, key, direction, &case.other) {
                 return refuse(because, reason, case.other);

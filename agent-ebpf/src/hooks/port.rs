@@ -10,6 +10,7 @@ use agent_common::{
 use super::{
     Action, Because,
     bridge::is_guarded,
+    case::Case,
     conclude,
     flow::{Scene, flow, goes_on, lay_out},
     published, refuse,
@@ -170,9 +171,10 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Action {
             return Action::Forward;
         }
     } else {
-        if is_for_nobody(scene.port, &scratch.frame) {
+        if is_for_nobody(scene, &scratch.frame, &mut scratch.case) {
             return refuse(&mut scratch.because, DropReason::UnknownDestination, Side::UNKNOWN);
         }
+        maps::forget();
         if scene.config.has_published == 0 {
             return Action::Forward;
         }
@@ -185,6 +187,7 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Action {
     }
     // Also of a covered container's: no flow was looked for if the frame is for a group.
     lay_out(&mut scratch.key, scene.skb, Direction::Egress, &scratch.frame);
+    maps::forget();
     scratch.case.flags = 0;
     let action = flow(scene, scratch, Direction::Egress);
     maps::forget();
@@ -200,9 +203,10 @@ fn from_endpoint(scene: &Scene, scratch: &mut Scratch) -> Action {
 /// Whether what an unmanaged container sends would get to one that is not known, on a bridge where only known ones may
 /// be sent to. Of a packet that could not be parsed the address is there all the same, if it has one.
 #[inline(always)]
-fn is_for_nobody(port: &Interface, frame: &Frame) -> bool {
-    port.is_validated()
+fn is_for_nobody(scene: &Scene, frame: &Frame, case: &mut Case) -> bool {
+    let bridge = scene.port.bridge;
+    scene.port.is_validated()
         && matches!(frame.kind, FrameKind::Flow)
-        && identify::is_nobodys(&frame.packet.destination, port.bridge)
-        && is_guarded(port.bridge)
+        && identify::is_for_nobody(scene.skb, frame, bridge, &mut case.route)
+        && is_guarded(bridge)
 }

@@ -7,7 +7,7 @@ use agent_common::{
 };
 
 use crate::{
-    identify,
+    identify, maps,
     parse::{Frame, FrameKind},
     skb::Skb,
 };
@@ -42,6 +42,7 @@ pub(super) fn is_unsound(skb: Skb, port: &Interface, frame: &Frame) -> Option<Dr
     if spoofed {
         return Some(DropReason::SpoofedSource);
     }
+    maps::forget();
     // Whoever has another address is not on this bridge: nobody there is to answer for him.
     let astray = matches!(frame.kind, FrameKind::Solicitation)
         && !identify::may_be_on_bridge(&frame.target, port.bridge);
