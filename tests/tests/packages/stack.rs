@@ -159,6 +159,7 @@ fn docker_runs_the_stack_and_a_denied_attempt_becomes_an_alert() {
     let shop = Shop::open();
     let netns = shop.host.netns().path();
     let file = shipped(&shop);
+    let deploy = file.ancestors().nth(2).unwrap();
     let stack: Value = serde_saphyr::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
     for stand_in in stand_ins(&shop) {
         stand_in.import(&shop, &image(&stack, stand_in.service));
@@ -174,7 +175,7 @@ fn docker_runs_the_stack_and_a_denied_attempt_becomes_an_alert() {
     })
     .unwrap_or_else(|error| panic!("{error:#}\n{}", said(&shop)));
     println!("the agent was scraped twice {:.0?} after Compose had started the stack", start.elapsed());
-    let rules = fs::read_to_string(repository().join("deploy/prometheus/portcullis.rules.yml")).unwrap();
+    let rules = fs::read_to_string(deploy.join("prometheus/portcullis.rules.yml")).unwrap();
     assert_eq!(prometheus.alerts().unwrap().len(), rules.matches("- alert: ").count());
 
     let wanted = [prometheus::PORT, 9093, lab::monitoring::webhook::PORT, GRAFANA, 10477];
@@ -195,7 +196,7 @@ fn docker_runs_the_stack_and_a_denied_attempt_becomes_an_alert() {
         ),
     ] {
         let mounted = http::get(&netns, GRAFANA, path).unwrap();
-        assert!(mounted == fs::read_to_string(repository().join("deploy").join(shipped)).unwrap(), "{path}");
+        assert!(mounted == fs::read_to_string(deploy.join(shipped)).unwrap(), "{path}");
     }
 
     let start = Instant::now();
