@@ -15,6 +15,7 @@ pub mod rights;
 pub mod running;
 pub mod sarif;
 pub mod sockets;
+pub mod ssh;
 pub mod textfile;
 pub mod tls;
 pub mod web;
@@ -26,19 +27,19 @@ use serde::Serialize;
 use self::{
     firewall::{Default as Fate, Family},
     host::Host,
-    line::{Answer, Outcome},
+    line::{Answer, Line, Outcome},
     reach::Try,
     sockets::Sockets,
-    web::{Endpoint, Web},
+    web::{Endpoints, Web},
 };
 use crate::{
     check::{
-        Finding,
+        Finding, Policies,
         baseline::{Accepted, Baseline},
     },
     control::{self, client},
     inventory::docker::look,
-    policy::PolicySet,
+    policy::{PolicySet, matrix::openings},
     status::Status,
 };
 
@@ -48,11 +49,9 @@ pub struct Request {
     pub docker_host: Option<String>,
     /// The agent's socket.
     pub control: PathBuf,
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Endpoints,
     /// Network namespaces to call from, besides the host's own.
     pub from: Vec<PathBuf>,
-    /// Besides the well-known ones.
-    pub debug_paths: Vec<String>,
     /// Tries no connection to containers, which the agent would count as denied, and counts no requests.
     pub passive: bool,
 }
@@ -128,6 +127,13 @@ impl Audited {
         self.lines.iter().filter(|answer| answer.outcome == Outcome::Failed && answer.accepted.is_none())
     }
 
+    /// Endpoints that were to be probed and gave no answer that means anything, and why.
+    pub fn silent(&self) -> impl Iterator<Item = (&str, &str)> {
+        let versions = self.lines.iter().filter(|answer| answer.code == Line::TlsVersions);
+        let untold = versions.filter(|answer| answer.outcome == Outcome::CouldNotTell);
+        untold.filter_map(|answer| Some((answer.subject.as_deref()?, answer.evidence.first()?.as_str())))
+    }
+
     /// Takes out the findings that the baseline accepts, and marks the lines.
     pub fn accept(&mut self, baseline: &Baseline) {
         let mut review = baseline.review(jiff::Zoned::now().date());
@@ -168,7 +174,7 @@ pub fn look(request: &Request, policies: &PolicySet) -> Seen {
     });
     let sockets = sockets::read();
     let firewall = read_firewall(host.as_ref().ok(), sockets.as_ref().ok());
-    let web = web::probe_all(&request.endpoints, &request.debug_paths, request.passive);
+    let web = web::probe_all(&request.endpoints, request.passive);
     Seen { host, unreadable, status, tries, sockets, firewall, web }
 }
 
@@ -199,13 +205,13 @@ pub fn judge(policies: &PolicySet, seen: &Seen) -> Audited {
     let mut instances = Vec::new();
     let mut lines = Vec::new();
     let at = jiff::Timestamp::now().to_string();
+    let openings = openings(policies).map_err(|error| error.to_string());
     if let Ok(host) = &seen.host {
         for instance in host.instances(policies) {
-            let found = running::findings(&instance, host, policies);
-            let findings = match found {
-                Ok(findings) => findings,
+            let findings = match &openings {
+                Ok(openings) => running::findings(&instance, host, Policies { set: policies, openings }),
                 Err(error) => {
-                    lines.extend(checklist::untold(&instance, &error.to_string()));
+                    lines.extend(checklist::untold(&instance, error));
                     continue;
                 }
             };

@@ -22,7 +22,7 @@ use crate::{
     diagnostics::Place,
     policy::{
         PolicySet,
-        matrix::matrix,
+        matrix::{Openings, openings},
         model::{Policy, Target},
         resolve::ResolveError,
     },
@@ -98,7 +98,8 @@ pub fn check(project: &Project, sources: &Sources, policies: &PolicySet) -> Resu
         project: project.name.clone(),
         patterns: policies.policies.iter().map(pattern).collect(),
     })?;
-    judge(project, sources, policies, policy, Origin::Files { covered: covering.is_some() })
+    let policies = Policies { set: policies, openings: &openings(policies)? };
+    Ok(judge(project, sources, policies, policy, Origin::Files { covered: covering.is_some() }))
 }
 
 /// Where a project comes from.
@@ -110,30 +111,36 @@ pub enum Origin {
     Host,
 }
 
+/// Policies, and what is open under them: worked out once for however many projects.
+#[derive(Clone, Copy, Debug)]
+pub struct Policies<'p> {
+    pub set: &'p PolicySet,
+    pub openings: &'p Openings,
+}
+
 /// Judges a project by a policy of the set.
+#[must_use]
 pub fn judge(
     project: &Project,
     sources: &Sources,
-    policies: &PolicySet,
+    policies: Policies<'_>,
     policy: &Policy,
     origin: Origin,
-) -> Result<Checked, CheckError> {
-    let tables = matrix(policies)?;
-    let table = tables.policies.iter().find(|table| table.policy == policy.name);
-    let subject = Subject::new(project, origin, policy, table);
-    let mut found = Found { sources, policies, findings: Vec::new() };
+) -> Checked {
+    let subject = Subject::new(project, origin, policy, policies.openings);
+    let mut found = Found { sources, policies: policies.set, findings: Vec::new() };
     membership::check(&subject, origin != (Origin::Files { covered: false }), &mut found);
     exposure::check(&subject, &mut found);
     privileges::check(&subject, &mut found);
     networks::check(&subject, &mut found);
-    Ok(Checked {
+    Checked {
         project: project.name.clone(),
         policy: policy.name.clone(),
         profile: policy.profile.clone(),
         services: subject.services.iter().map(|service| service.name.to_owned()).collect(),
         findings: found.finish(),
         surface: surface::surface(&subject),
-    })
+    }
 }
 
 /// What a policy applies to, as it is written.

@@ -10,6 +10,7 @@ mod names;
 pub mod networks;
 mod parse;
 pub mod ports;
+pub mod probes;
 pub mod report;
 pub mod resolve;
 pub mod schema;

@@ -9,6 +9,9 @@ mod check {
     mod usage;
 }
 
+#[path = "shared/forms.rs"]
+mod shared;
+
 use std::{fs, path::Path, time::Duration};
 
 use assert_cmd::Command;

@@ -135,6 +135,16 @@ const MUTANTS: &[Mutant] = &[
         &[("      - \"443:443\"\n", "      - \"443:443\"\n      - \"8443-8445:8443-8445\" # here\n")],
     ),
     mutant(
+        "F024",
+        APP_PRODUCTION,
+        PRODUCTION,
+        &[
+            ("  proxy:\n", "  proxy:\n    deploy: { replicas: 2 }\n"),
+            ("      - \"443:443\"\n", "      - \"443:443\" # here\n"),
+        ],
+    )
+    .besides("F024"),
+    mutant(
         "F008",
         APP_PRODUCTION,
         BASE,

@@ -55,6 +55,8 @@ mistakes! {
     reserved_names: body("groups: { any: [], dns: [] }\nservices: { host: {}, world: {} }\n");
     unusable_names: ["version: 1\npolicy: \"my shop\"\napplies_to: { project: shop }\nservices: { \"a/b\": {}, -x: {} }\n".to_owned()];
     empty_file: ["# nothing yet\n".to_owned()];
+    audit_of_nothing_that_can_be_asked: body("audit:\n  endpoints: [shop.example, \"http://shop.example\", \"https://shop.example:0\", {}]\n  debug_paths: [debug, \"/a b\", /ok]\n  endpoint: x\nservices: { web: {} }\n");
+    audit_of_wrong_shapes: body("audit: https://shop.example\nservices: { web: {} }\n");
     host_document: ["version: 1\nhost: gateway\nports: [22/tcp]\n".to_owned()];
     unknown_profile: body("profile: production\nservices:\n  web: { profiles: { development: {} }, only_in: [development, production] }\n"), profile "developmnt";
     lonely_overlay: body("profile: production\nservices:\n  a: { profiles: { development: { exposure: localhost } } }\n  b: { ports: [1/tcp], profiles: { developmnet: { exposure: localhost }, development: {} } }\n");

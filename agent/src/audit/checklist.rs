@@ -60,7 +60,12 @@ pub(super) fn untold(instance: &Instance<'_>, why: &str) -> Vec<Answer> {
 /// Everything about the host and its endpoints, and one line for each of an instance if no engine could be asked.
 pub(super) fn host(_policies: &PolicySet, seen: &Seen) -> Vec<Answer> {
     let mut answers = endpoint::all(&seen.web);
-    answers.extend([machine::firewall(seen), machine::ssh(seen), machine::api(seen)]);
+    answers.extend([
+        machine::firewall(seen),
+        machine::ssh(seen),
+        machine::root_login(seen),
+        machine::api(seen),
+    ]);
     match &seen.host {
         Ok(host) => answers.extend([machine::sockets_mounted(host, seen), machine::bound(host, seen)]),
         Err(error) => {

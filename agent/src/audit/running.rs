@@ -10,20 +10,13 @@ use std::{
 use compose::{Entry, Map, Node, Project, Source, Sources, Span, Value};
 
 use super::host::{Container, Host, Instance, Network};
-use crate::{
-    check::{self, CheckError, Checked, Finding, Origin},
-    policy::PolicySet,
-};
+use crate::check::{self, Checked, Finding, Origin, Policies};
 
 /// More replicas of a service than are looked at one by one.
 const MAX_REPLICAS: usize = 256;
 
 /// The findings about an instance, each with its container.
-pub fn findings(
-    instance: &Instance<'_>,
-    host: &Host,
-    policies: &PolicySet,
-) -> Result<Vec<Finding>, CheckError> {
+pub fn findings(instance: &Instance<'_>, host: &Host, policies: Policies<'_>) -> Vec<Finding> {
     let mut services: BTreeMap<&str, Vec<&Container>> = BTreeMap::new();
     for container in &instance.containers {
         services.entry(container.service()).or_default().push(container);
@@ -38,22 +31,22 @@ pub fn findings(
                 Some((service, *containers.get(replica).or_else(|| containers.first())?))
             })
             .collect();
-        for finding in judge(instance, &chosen, host, policies)?.findings {
+        for finding in judge(instance, &chosen, host, policies).findings {
             if !findings.contains(&finding) {
                 findings.push(finding);
             }
         }
     }
     findings.sort_by(|a, b| (a.code, &a.container, &a.message).cmp(&(b.code, &b.container, &b.message)));
-    Ok(findings)
+    findings
 }
 
 fn judge(
     instance: &Instance<'_>,
     chosen: &BTreeMap<&str, &Container>,
     host: &Host,
-    policies: &PolicySet,
-) -> Result<Checked, CheckError> {
+    policies: Policies<'_>,
+) -> Checked {
     let mut written = Written::default();
     written.source("");
     let used: BTreeSet<&str> = chosen.values().flat_map(|container| container.networks()).collect();
@@ -96,12 +89,12 @@ fn judge(
         profiles: BTreeSet::new(),
         files: Vec::new(),
     };
-    let mut checked = check::judge(&project, &written.sources, policies, instance.policy, Origin::Host)?;
+    let mut checked = check::judge(&project, &written.sources, policies, instance.policy, Origin::Host);
     for finding in &mut checked.findings {
         finding.place = None;
         finding.container = Some(std::mem::take(&mut finding.file)).filter(|name| !name.is_empty());
     }
-    Ok(checked)
+    checked
 }
 
 /// The sources of a project that nobody has written: one for each container, named after it.

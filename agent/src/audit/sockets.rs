@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use super::{host::Host, http};
+use super::{
+    host::Host,
+    http,
+    ssh::{self, RootLogin},
+};
 
 /// How long whoever listens may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -26,6 +30,8 @@ pub struct Sockets {
     pub engine: BTreeMap<SocketAddr, Api>,
     /// Where `sshd` listens.
     pub ssh: BTreeSet<SocketAddr>,
+    /// What each `sshd` says about root and passwords.
+    pub root_logins: BTreeSet<Result<RootLogin, String>>,
     /// Where somebody listens whom this process may not look at.
     pub unseen: BTreeSet<SocketAddr>,
 }
@@ -71,7 +77,14 @@ pub fn read() -> Result<Sockets, String> {
             sockets.proxies.extend(proxy(&process));
             continue;
         }
-        for address in inodes(&process).iter().filter_map(|inode| listening.get(inode)) {
+        let addresses: Vec<&SocketAddr> =
+            inodes(&process).iter().filter_map(|inode| listening.get(inode)).collect();
+        if name == "sshd" && !addresses.is_empty()
+            || name == "systemd" && addresses.iter().any(|address| address.port() == SSH_PORT)
+        {
+            sockets.root_logins.insert(ssh::ask(&process, name == "sshd"));
+        }
+        for address in addresses {
             match name {
                 "sshd" => _ = sockets.ssh.insert(*address),
                 // It may hold the port of `sshd` for it.

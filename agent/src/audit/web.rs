@@ -2,9 +2,8 @@
 //! there, and whether many requests are stopped.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{SocketAddr, ToSocketAddrs},
-    str::FromStr,
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -17,6 +16,7 @@ use super::{
     report::chain,
     tls::{self, Offers, Patience, Trust},
 };
+use crate::policy::{PolicySet, probes::PublicEndpoint};
 
 /// How long one question may take.
 const QUESTION: Duration = Duration::from_secs(3);
@@ -48,51 +48,27 @@ const IMPOSSIBLE: &str = "/portcullis-audit-no-such-path";
 
 const NOT_COUNTED: &str = "requests are not counted: `--passive`";
 
-/// An endpoint as it is given: `https://HOST[:PORT]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    pub host: String,
-    pub port: u16,
-}
+/// Endpoints, each with the paths that must not be there besides the well-known ones.
+pub type Endpoints = BTreeMap<PublicEndpoint, BTreeSet<String>>;
 
-impl std::fmt::Display for Endpoint {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.host.contains(':'), self.port) {
-            (true, 443) => write!(formatter, "https://[{}]", self.host),
-            (true, port) => write!(formatter, "https://[{}]:{port}", self.host),
-            (false, 443) => write!(formatter, "https://{}", self.host),
-            (false, port) => write!(formatter, "https://{}:{port}", self.host),
+/// The endpoints that policies name; those of the command line take their place, and so do its paths.
+#[must_use]
+pub fn endpoints(policies: &PolicySet, instead: &[PublicEndpoint], paths_instead: &[String]) -> Endpoints {
+    let mut endpoints = Endpoints::new();
+    let probes = || policies.policies.iter().map(|policy| &policy.probes);
+    for probes in probes().filter(|_| instead.is_empty()) {
+        for endpoint in &probes.endpoints {
+            endpoints.entry(endpoint.clone()).or_default().extend(probes.debug_paths.iter().cloned());
         }
     }
-}
-
-impl FromStr for Endpoint {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || format!("`{text}` is not `https://HOST` or `https://HOST:PORT`");
-        let rest = text.strip_prefix("https://").ok_or_else(wrong)?;
-        let authority = rest.strip_suffix('/').unwrap_or(rest);
-        let (host, port) = match authority.strip_prefix('[') {
-            Some(bracketed) => {
-                let (host, port) = bracketed.split_once(']').ok_or_else(wrong)?;
-                (host, port.strip_prefix(':'))
-            }
-            None => match authority.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (authority, None),
-            },
-        };
-        let port = match port {
-            None => 443,
-            Some(port) => port.parse().map_err(|_not_a_port| wrong())?,
-        };
-        let odd = |c: char| c.is_whitespace() || c.is_control() || "/?#@".contains(c);
-        if host.is_empty() || host.contains(odd) {
-            return Err(wrong());
-        }
-        Ok(Self { host: host.to_owned(), port })
+    for endpoint in instead {
+        let paths = probes().flat_map(|probes| &probes.debug_paths).cloned().collect();
+        endpoints.insert(endpoint.clone(), paths);
     }
+    if !paths_instead.is_empty() {
+        endpoints.values_mut().for_each(|paths| *paths = paths_instead.iter().cloned().collect());
+    }
+    endpoints
 }
 
 /// What an endpoint has shown.
@@ -126,23 +102,24 @@ pub struct Rate {
     pub limited_by: Option<String>,
 }
 
-/// Asks every endpoint, all at once.
+/// Asks every endpoint, all at once, each also for its paths.
 #[must_use]
-pub fn probe_all(endpoints: &[Endpoint], paths: &[String], passive: bool) -> Vec<Web> {
+pub fn probe_all(endpoints: &Endpoints, passive: bool) -> Vec<Web> {
     if endpoints.is_empty() {
         return Vec::new();
     }
     let roots = tls::roots_of_the_system();
     thread::scope(|scope| {
+        let roots = &roots;
         let probes: Vec<_> = endpoints
             .iter()
-            .map(|endpoint| scope.spawn(|| probe(endpoint, paths, passive, &roots)))
+            .map(|(endpoint, paths)| scope.spawn(move || probe(endpoint, paths, passive, roots)))
             .collect();
         probes.into_iter().filter_map(|probe| probe.join().ok()).collect()
     })
 }
 
-fn probe(endpoint: &Endpoint, paths: &[String], passive: bool, roots: &RootCertStore) -> Web {
+fn probe(endpoint: &PublicEndpoint, paths: &BTreeSet<String>, passive: bool, roots: &RootCertStore) -> Web {
     let name = endpoint.to_string();
     let address = match resolve(&endpoint.host, endpoint.port) {
         Ok(address) => address,
@@ -212,7 +189,7 @@ fn plain(address: SocketAddr, host: &str) -> Plain {
 
 type Status<'a> = &'a dyn Fn(&str) -> Result<Response, String>;
 
-fn ask_paths(more: &[String], get: Status<'_>) -> Result<(u16, BTreeMap<String, u16>), String> {
+fn ask_paths(more: &BTreeSet<String>, get: Status<'_>) -> Result<(u16, BTreeMap<String, u16>), String> {
     let deadline = Instant::now() + PATHS;
     let impossible = get(IMPOSSIBLE)?.status;
     let mut found = BTreeMap::new();
@@ -248,19 +225,30 @@ fn count(get: Status<'_>) -> Result<Rate, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::{self, Source};
 
     #[test]
-    fn endpoints_as_people_write_them() {
-        let read = |text: &str| text.parse::<Endpoint>().map(|endpoint| (endpoint.host, endpoint.port));
-        assert_eq!(read("https://example.com"), Ok(("example.com".to_owned(), 443)));
-        assert_eq!(read("https://example.com:8443/"), Ok(("example.com".to_owned(), 8443)));
-        assert_eq!(read("https://[2001:db8::1]:8443"), Ok(("2001:db8::1".to_owned(), 8443)));
-        for wrong in
-            ["example.com", "http://example.com", "https://", "https://a:b", "https://a/b", "https://a b"]
-        {
-            assert!(read(wrong).is_err(), "{wrong}");
-        }
-        assert_eq!("https://[::1]:8443".parse::<Endpoint>().unwrap().to_string(), "https://[::1]:8443");
+    fn what_is_asked_stands_in_the_policies_unless_the_command_line_says_otherwise() {
+        let policy = |name: &str, audit: &str| Source {
+            name: format!("{name}.yaml"),
+            text: format!(
+                "version: 1\npolicy: {name}\napplies_to: {{ project: {name} }}\naudit: {audit}\nservices: {{}}\n"
+            ),
+        };
+        let sources = [
+            policy("a", "{ endpoints: [\"https://a.example\", \"https://b.example\"], debug_paths: [/x] }"),
+            policy("b", "{ endpoints: [\"https://b.example\"], debug_paths: [/y] }"),
+        ];
+        let policies = policy::load(&sources, None).policies.unwrap();
+        let shown = |instead: &[&str], paths: &[&str]| -> Vec<String> {
+            let instead: Vec<PublicEndpoint> = instead.iter().map(|text| text.parse().unwrap()).collect();
+            let paths: Vec<String> = paths.iter().map(|&path| path.to_owned()).collect();
+            let all = endpoints(&policies, &instead, &paths);
+            all.iter().map(|(endpoint, paths)| format!("{endpoint} {paths:?}")).collect()
+        };
+        assert_eq!(shown(&[], &[]), ["https://a.example {\"/x\"}", "https://b.example {\"/x\", \"/y\"}"]);
+        assert_eq!(shown(&["https://c.example"], &[]), ["https://c.example {\"/x\", \"/y\"}"]);
+        assert_eq!(shown(&[], &["/z"]), ["https://a.example {\"/z\"}", "https://b.example {\"/z\"}"]);
     }
 
     #[test]

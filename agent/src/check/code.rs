@@ -149,6 +149,11 @@ codes! {
     BaselineExpired = "F023" "baseline-expired" Warning
         "The time for which the baseline accepts something is over: it counts again."
         "Fix what was accepted, or give the entry a later date and say why.";
+    ReplicasSharePort = "F024" "replicas-share-port" Warning
+        "The service runs several times, but its port on the host is fixed: only the first container gets it, and the \
+         others do not start, or what is published leads to one of them alone."
+        "Leave the port on the host out (`ports: [80]`), give it a range as long as the number of replicas, or publish a \
+         reverse proxy in front of them only.";
 }
 
 impl fmt::Display for Code {

@@ -1,5 +1,7 @@
 //! Published ports against who may reach them.
 
+use compose::Node;
+
 use super::{
     Code, Detail, Found,
     subject::{Published, Rules, Service, Subject, Zone},
@@ -15,8 +17,42 @@ pub(super) fn check(subject: &Subject<'_>, found: &mut Found<'_>) {
         for published in &service.published {
             port(subject, service, rules, published, found);
         }
+        replicas(service, rules, found);
     }
     reverse_proxy(subject, found);
+}
+
+/// Ports of the host that several containers would have to share.
+fn replicas(service: &Service<'_>, rules: &Rules<'_>, found: &mut Found<'_>) {
+    let deployed = || service.node.get("deploy").and_then(|deploy| deploy.get("replicas"));
+    let replicas = service.node.get("scale").or_else(deployed).and_then(Node::as_int).unwrap_or(1);
+    for port in service.node.get("ports").map(Node::items).unwrap_or_default() {
+        let published = port.get("published").and_then(Node::printed).filter(|text| !text.is_empty());
+        let Some(room) = published.as_deref().and_then(room).filter(|room| *room < replicas) else {
+            continue;
+        };
+        let ports = if room == 1 { "one port".to_owned() } else { format!("{room} ports") };
+        found.add(
+            Code::ReplicasSharePort,
+            Detail {
+                service: Some(service.name),
+                span: port.span,
+                message: format!(
+                    "`{}` runs {replicas} times, but publishes {ports} of the host",
+                    service.name
+                ),
+                rule: Some(rules.written.mark),
+                fix: "leave the port on the host out, or give it a range as long as the number of replicas"
+                    .to_owned(),
+            },
+        );
+    }
+}
+
+/// How many ports of the host `8080`, or `8080-8089`, stands for.
+fn room(published: &str) -> Option<i64> {
+    let (first, last) = published.split_once('-').unwrap_or((published, published));
+    Some(i64::from(last.parse::<u16>().ok()?.checked_sub(first.parse().ok()?)?) + 1)
 }
 
 fn port(

@@ -1,9 +1,6 @@
 //! What is checked: the services of a project in use, each beside what the policy says of it.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use compose::{Node, Project, Span, pairs};
 
@@ -12,7 +9,7 @@ use crate::{
     inventory::snapshot::Protocol,
     policy::{
         effective::{Effective, EffectivePort, effective},
-        matrix::PolicyMatrix,
+        matrix::Openings,
         model::{self, Policy, Select},
     },
 };
@@ -33,7 +30,7 @@ pub(super) struct Rules<'s> {
     pub(super) written: &'s model::Service,
     pub(super) effective: Effective<'s>,
     /// Who reaches each entry of `effective.ports`, by the resolved table.
-    reached_by: Vec<HashSet<&'s str>>,
+    reached_by: Vec<Option<&'s BTreeSet<String>>>,
 }
 
 /// A service of the project that is in use.
@@ -98,12 +95,12 @@ impl<'s> Subject<'s> {
         project: &'s Project,
         origin: Origin,
         policy: &'s Policy,
-        table: Option<&'s PolicyMatrix>,
+        openings: &'s Openings,
     ) -> Self {
         let rules: Vec<Rules<'s>> = policy
             .services
             .iter()
-            .map(|(name, written)| Rules::new(name, written, effective(policy, written), table))
+            .map(|(name, written)| Rules::new(policy, name, written, openings))
             .collect();
         let services = project
             .services()
@@ -144,24 +141,21 @@ impl<'s> Subject<'s> {
                 || self.policy.services.contains_key(caller)
                 || caller.contains('/') && caller.parse::<ipnet::IpNet>().is_err()
         };
-        rules.reached_by.get(entry).is_some_and(|callers| callers.iter().any(|caller| !inside(caller)))
+        rules.callers(entry).any(|caller| !inside(caller))
     }
 }
 
 impl<'s> Rules<'s> {
-    fn new(
-        name: &'s str,
-        written: &'s model::Service,
-        effective: Effective<'s>,
-        table: Option<&'s PolicyMatrix>,
-    ) -> Self {
-        let callers = |port: &EffectivePort<'_>| -> HashSet<&'s str> {
-            let row = table.and_then(|table| table.row(name, &port.ports.to_string()));
-            let cells = row.into_iter().flat_map(|row| &row.sources);
-            cells.filter(|cell| cell.allowed).map(|cell| cell.source.as_str()).collect()
-        };
+    fn new(policy: &'s Policy, name: &'s str, written: &'s model::Service, openings: &'s Openings) -> Self {
+        let effective = effective(policy, written);
+        let callers =
+            |port: &EffectivePort<'_>| openings.callers(&policy.name, name, &port.ports.to_string());
         let reached_by = effective.ports.iter().map(callers).collect();
         Self { name, written, effective, reached_by }
+    }
+
+    fn callers(&self, entry: usize) -> impl Iterator<Item = &'s str> {
+        self.reached_by.get(entry).copied().flatten().into_iter().flatten().map(String::as_str)
     }
 
     /// The entry that decides about a port, by its place among the entries: exact beats range beats `any`.
@@ -175,7 +169,7 @@ impl<'s> Rules<'s> {
 
     /// Whether a caller reaches a port entry.
     pub(super) fn allows(&self, entry: usize, caller: &str) -> bool {
-        self.reached_by.get(entry).is_some_and(|callers| callers.contains(caller))
+        self.reached_by.get(entry).copied().flatten().is_some_and(|callers| callers.contains(caller))
     }
 }
 

@@ -5,18 +5,18 @@ use std::{path::PathBuf, process::ExitCode, time::Instant};
 use clap::Args;
 
 use super::{
-    check::{FailOn, Form, baseline, policies},
     output::{CLEAN, FINDINGS, UNKNOWN, finish, note},
+    reporting::{FailOn, Form, baseline, policies, print},
 };
 use crate::{
     audit::{
-        self, Audited, Request, junit,
+        self, Audited, Request,
         line::{Line, Outcome},
-        report, sarif, textfile,
-        web::Endpoint,
+        textfile, web,
     },
     check::{Code, baseline::Baseline},
     control, diagnostics,
+    policy::probes::{self, PublicEndpoint},
 };
 
 /// Audits the live host against the policy and the operators' checklist: exit 0 if nothing failed, 1 if something did,
@@ -35,14 +35,16 @@ pub(super) struct AuditArgs {
     /// The agent's control socket.
     #[arg(long, value_name = "PATH", default_value = control::DEFAULT_PATH, env = "PORTCULLIS_CONTROL")]
     control: PathBuf,
-    /// A public endpoint to probe, `https://HOST[:PORT]`; may be given several times.
+    /// A public endpoint to probe, `https://HOST[:PORT]`, instead of those that the policies name; may be given several
+    /// times.
     #[arg(long, value_name = "URL")]
-    endpoint: Vec<Endpoint>,
+    endpoint: Vec<PublicEndpoint>,
     /// A network namespace to call from, as one outside would, such as `/run/netns/NAME`; may be given several times.
     #[arg(long, value_name = "NETNS")]
     from: Vec<PathBuf>,
-    /// A path that must not be there on the endpoints, besides well-known ones; may be given several times.
-    #[arg(long, value_name = "PATH", value_parser = debug_path)]
+    /// A path that must not be there on the endpoints, besides well-known ones, instead of those that the policies name;
+    /// may be given several times.
+    #[arg(long, value_name = "PATH", value_parser = probes::path)]
     debug_path: Vec<String>,
     /// Only asks and reads: tries no connection to containers, which the agent would count as denied, and counts no
     /// requests at endpoints. So does the agent, see `audit` in `agent.yaml`.
@@ -65,11 +67,6 @@ pub(super) struct AuditArgs {
     explain: Option<String>,
 }
 
-fn debug_path(text: &str) -> Result<String, String> {
-    let plain = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if plain { Ok(text.to_owned()) } else { Err("a path begins with `/` and has no spaces".to_owned()) }
-}
-
 pub(super) fn run(arguments: &AuditArgs) -> ExitCode {
     if let Some(code) = &arguments.explain {
         return explain(code);
@@ -84,9 +81,8 @@ pub(super) fn run(arguments: &AuditArgs) -> ExitCode {
     let request = Request {
         docker_host: arguments.docker_host.clone(),
         control: arguments.control.clone(),
-        endpoints: arguments.endpoint.clone(),
+        endpoints: web::endpoints(&policies, &arguments.endpoint, &arguments.debug_path),
         from: arguments.from.clone(),
-        debug_paths: arguments.debug_path.clone(),
         passive: arguments.passive,
     };
     let began = Instant::now();
@@ -100,6 +96,9 @@ pub(super) fn run(arguments: &AuditArgs) -> ExitCode {
             "error: {error}\n\nhint: is the engine running, and may you use its socket? `--docker-host` names another"
         ));
     }
+    for (endpoint, error) in audited.silent() {
+        note(&format!("error: failed to probe `{endpoint}`: {error}"));
+    }
     if let Some(path) = &arguments.textfile
         && let Err(error) = textfile::write(&audited, began.elapsed(), path)
     {
@@ -107,19 +106,7 @@ pub(super) fn run(arguments: &AuditArgs) -> ExitCode {
         return ExitCode::from(UNKNOWN);
     }
     let code = code(&audited, arguments.fail_on);
-    let written = match arguments.output {
-        Form::Text => Ok(report::text(&audited)),
-        Form::Json => serde_json::to_string_pretty(&audited).map(|text| text + "\n"),
-        Form::Sarif => sarif::write(&audited),
-        Form::Junit => Ok(junit::write(&audited)),
-    };
-    match written {
-        Ok(text) => finish(&text, code),
-        Err(error) => {
-            note(&format!("error: failed to write the report: {error}"));
-            ExitCode::from(UNKNOWN)
-        }
-    }
+    print(&audited, arguments.output, code)
 }
 
 type Read = (crate::policy::PolicySet, Option<Baseline>);
@@ -132,8 +119,10 @@ fn read(arguments: &AuditArgs) -> Result<Read, Vec<diagnostics::Diagnostic>> {
 }
 
 fn code(audited: &Audited, fail_on: FailOn) -> u8 {
-    // Without the engine nothing about containers is known, whatever the rest says.
-    if audited.error.is_some() || audited.lines.iter().all(|answer| answer.outcome == Outcome::CouldNotTell) {
+    // Without the engine nothing about containers is known, and nothing of an endpoint that was to be probed and does not
+    // answer, whatever the rest says.
+    let untold = audited.lines.iter().all(|answer| answer.outcome == Outcome::CouldNotTell);
+    if audited.error.is_some() || audited.silent().next().is_some() || untold {
         return UNKNOWN;
     }
     let mut levels = audited

@@ -5,6 +5,7 @@
 //! with the kernel.
 
 mod imagined;
+mod openings;
 
 use agent_common::{
     decision::{Attempt, Decision, Party, decide},
@@ -13,6 +14,7 @@ use agent_common::{
 };
 use serde::Serialize;
 
+pub use self::openings::{Openings, openings};
 use self::imagined::Imagined;
 use super::{
     effective::{Effective, effective},
@@ -141,12 +143,8 @@ fn table(policy: &Policy, imagined: &Imagined) -> PolicyMatrix {
                 sources,
             });
         };
-        if effective.ports.is_empty() {
-            row("-".to_owned(), PROTOCOL_TCP, 1);
-        }
-        for entry in &effective.ports {
-            let (protocol, number) = sample(entry.ports, &effective);
-            row(entry.ports.to_string(), protocol, number);
+        for (port, protocol, number) in sampled(&effective) {
+            row(port, protocol, number);
         }
         let destinations =
             outside.iter().map(|outside| egress_cell(imagined, party, outside, &effective)).collect();
@@ -249,6 +247,20 @@ fn egress_cell(
             .collect()
     };
     EgressCell { destination: outside.name.clone(), ports }
+}
+
+/// Every port entry of a service as it is written, with a protocol and a port that it decides; `-` without any.
+fn sampled(effective: &Effective<'_>) -> Vec<(String, u8, u16)> {
+    if effective.ports.is_empty() {
+        return vec![("-".to_owned(), PROTOCOL_TCP, 1)];
+    }
+    let entries = effective.ports.iter();
+    entries
+        .map(|entry| {
+            let (protocol, number) = sample(entry.ports, effective);
+            (entry.ports.to_string(), protocol, number)
+        })
+        .collect()
 }
 
 /// A port that this entry decides, because no narrower one names it.

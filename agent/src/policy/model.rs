@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use agent_common::verdict::{Mode, Severity};
 use ipnet::IpNet;
 
-use super::{glob::Glob, ports::Ports, report::Mark};
+use super::{glob::Glob, ports::Ports, probes::Probes, report::Mark};
 
 /// Every policy of a host, free of errors.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct Policy {
     pub profile: Option<String>,
     pub profile_mark: Option<Mark>,
     pub groups: BTreeMap<String, Group>,
+    /// What an audit asks from outside.
+    pub probes: Probes,
     pub services: BTreeMap<String, Service>,
     /// The line of `services`.
     pub services_mark: Mark,

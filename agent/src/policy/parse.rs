@@ -2,6 +2,7 @@
 
 mod fields;
 pub(super) mod peer;
+pub(super) mod probes;
 pub(super) mod service;
 
 use std::collections::BTreeMap;
@@ -22,8 +23,8 @@ use super::{
 };
 
 /// The keys of a policy document.
-pub(super) const POLICY_KEYS: [&str; 7] =
-    ["version", "policy", "applies_to", "mode", "profile", "groups", "services"];
+pub(super) const POLICY_KEYS: [&str; 8] =
+    ["version", "policy", "applies_to", "mode", "profile", "groups", "audit", "services"];
 /// The keys of `applies_to`.
 pub(super) const TARGET_KEYS: [&str; 2] = ["project", "container"];
 
@@ -79,6 +80,7 @@ fn policy(document: &Node, report: &mut Report<'_>) -> Option<Policy> {
         name_is_usable(name, node.mark, "profile", report);
         Some((name.to_owned(), node.mark))
     });
+    let probes = fields.get("audit").map(|(key, node)| probes::probes(key, node, report)).unwrap_or_default();
     let (groups, services, services_mark) = groups_and_services(&fields, report);
     let (name, name_mark) = name?;
     let (target, target_mark) = target?;
@@ -91,6 +93,7 @@ fn policy(document: &Node, report: &mut Report<'_>) -> Option<Policy> {
         profile_mark: profile.as_ref().map(|(_, mark)| *mark),
         profile: profile.map(|(name, _)| name),
         groups,
+        probes,
         services,
         services_mark: services_mark.unwrap_or(name_mark),
     })

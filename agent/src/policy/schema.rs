@@ -69,8 +69,20 @@ shapes! {
         profile: Option<Name>,
         /// Named sets of address ranges in the world.
         groups: Option<BTreeMap<Name, Vec<Network>>>,
+        audit: Option<Audit>,
         /// By compose service, or by any name where `select` says which containers are meant.
         services: BTreeMap<Name, Option<Service>>,
+    }
+
+    /// What `portcullis audit` asks from outside. It changes nothing of what is enforced.
+    #[schemars(deny_unknown_fields)]
+    struct Audit {
+        /// The public endpoints whose TLS, headers, redirect and limits are probed.
+        #[schemars(length(max = 32))]
+        endpoints: Option<Vec<Endpoint>>,
+        /// Paths that must not be there on these endpoints, besides well-known ones.
+        #[schemars(length(max = 32))]
+        debug_paths: Option<Vec<Path>>,
     }
 
     /// A compose project, or containers without one. `*` stands for any text, `?` for one character.
@@ -235,6 +247,16 @@ texts! {
         "type": "string",
         "pattern": "^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$"
     };
+    Endpoint: {
+        "description": "`https://HOST` or `https://HOST:PORT`.",
+        "type": "string",
+        "pattern": "^https://(\\[[0-9A-Fa-f:.]+\\]|[^\\s/?#@:\\\\\\[\\]]+)(:[0-9]{1,5})?/?$"
+    };
+    Path: {
+        "description": "A path of HTTP: `/debug/pprof/`.",
+        "type": "string",
+        "pattern": "^/[!-~]*$"
+    };
     Port: {
         "description": "`8000/tcp`, `8000-8010/tcp`, `53/udp`, or `any` for all TCP and UDP.",
         "type": "string",
@@ -264,6 +286,7 @@ mod tests {
         for (name, keys) in [
             ("", parse::POLICY_KEYS.as_slice()),
             ("Target", &parse::TARGET_KEYS),
+            ("Audit", &parse::probes::AUDIT_KEYS),
             ("Service", &parse::service::SERVICE_KEYS),
             ("Overlay", &parse::service::OVERLAY_KEYS),
             ("LongPort", &parse::service::PORT_KEYS),

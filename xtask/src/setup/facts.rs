@@ -84,7 +84,8 @@ pub(crate) const PROGRAMS: [(&str, &str); 15] = [
 pub(crate) const ENGINE: [&str; 5] = ["dockerd", "docker", "containerd", "runc", "docker-proxy"];
 
 /// Programs whose packages would start them as services: they are unpacked only, with the package that has each.
-pub(crate) const UNPACKED: [(&str, &str); 4] = [
+pub(crate) const UNPACKED: [(&str, &str); 5] = [
+    ("nginx", "nginx"),
     ("promtool", "prometheus"),
     ("prometheus", "prometheus"),
     ("amtool", "prometheus-alertmanager"),

@@ -23,7 +23,8 @@ const HSTS: u64 = 15_768_000;
 
 pub(super) fn all(endpoints: &[Web]) -> Vec<Answer> {
     if endpoints.is_empty() {
-        let why = "no endpoint was named: `--endpoint https://HOST`";
+        let why =
+            "no endpoint is named: `audit: { endpoints: […] }` in a policy, or `--endpoint https://HOST`";
         return LINES.into_iter().map(|line| could_not_tell(line, None, why)).collect();
     }
     endpoints.iter().flat_map(one).collect()
@@ -175,6 +176,11 @@ fn debug(web: &Web) -> Answer {
     if there(*impossible) {
         let why =
             format!("a path that cannot exist is answered by {impossible}, so that answers say nothing");
+        return could_not_tell(line, subject, &why);
+    }
+    // Who limits requests says nothing about the path.
+    if let Some((path, status)) = found.iter().find(|(_, status)| matches!(status, 429 | 503)) {
+        let why = format!("`GET {path}` is answered by {status}: whether it is there cannot be told");
         return could_not_tell(line, subject, &why);
     }
     let against = found.iter().filter(|(_, status)| there(**status));

@@ -12,6 +12,7 @@ use crate::audit::{
     host::Host,
     line::{Answer, Line},
     sockets::Api,
+    ssh::RootLogin,
 };
 
 /// How many sockets are listed.
@@ -79,6 +80,29 @@ pub(super) fn ssh(seen: &Seen) -> Answer {
         against.extend(let_in);
         unclear.extend(odd);
         looked.extend(denied);
+    }
+    weigh(line, None, against, unclear, looked)
+}
+
+pub(super) fn root_login(seen: &Seen) -> Answer {
+    let line = Line::NoRootPassword;
+    let sockets = match &seen.sockets {
+        Ok(sockets) => sockets,
+        Err(error) => return could_not_tell(line, None, error),
+    };
+    let (mut against, mut unclear, mut looked) = (Vec::new(), Vec::new(), Vec::new());
+    for login in &sockets.root_logins {
+        match login {
+            Ok(RootLogin::ByPassword(settings)) => against.push(settings.clone()),
+            Ok(RootLogin::WithoutPassword(settings)) => looked.push(settings.clone()),
+            Err(error) => unclear.push(error.clone()),
+        }
+    }
+    if sockets.root_logins.is_empty() {
+        // Somebody listens where `sshd` does, or where nobody can see who it is.
+        let hidden = sockets.ssh.iter().chain(&sockets.unseen);
+        unclear.extend(unseen(hidden));
+        looked.push("no `sshd` listens".to_owned());
     }
     weigh(line, None, against, unclear, looked)
 }

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::*;
 use crate::{
@@ -12,11 +12,12 @@ use crate::{
         open::{open, open_in},
         report, sarif,
         sockets::{Api, Proxy, Sockets},
+        ssh::RootLogin,
         textfile,
         tls::{Offers, Version, Weak, Weakness},
         web::{Plain, Rate, Web},
     },
-    inventory::docker::look::Looked,
+    inventory::docker::look,
     policy::{self, Source},
 };
 
@@ -36,73 +37,60 @@ fn policies() -> PolicySet {
     loaded.policies.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics))
 }
 
-/// A container as the engine prints it, as far as it is read.
-fn container(project: &str, service: &str, user: &str) -> Value {
-    let name = format!("{project}-{service}-1");
-    json!({
-        "Id": name,
-        "Name": format!("/{name}"),
-        "Image": "sha256:0",
-        "State": { "Running": true, "Pid": 0 },
-        "Config": {
-            "User": user,
-            "Labels": {
-                "com.docker.compose.project": project,
-                "com.docker.compose.service": service,
-                "of-the-image": "x",
-            },
-            "ExposedPorts": { "5432/tcp": {} },
-        },
-        "HostConfig": { "NetworkMode": format!("{project}-net"), "Privileged": false, "CapAdd": null, "PidMode": "" },
-        "Mounts": [],
-        "NetworkSettings": {
-            "Ports": {},
-            "Networks": { format!("{project}-net"): { "IPAddress": "198.18.1.2", "GlobalIPv6Address": "" } },
-        },
-    })
+/// What real engines have answered; README.md beside them says how to record it anew.
+const RECORDED: [&str; 3] = [
+    include_str!("../fixtures/engine-20.10.json"),
+    include_str!("../fixtures/engine-26.1.json"),
+    include_str!("../fixtures/engine-28.5.json"),
+];
+
+/// One engine's answers.
+struct Engine {
+    recorded: Value,
 }
 
-/// An instance of two services, as they should be.
-fn clean(project: &str) -> Vec<Value> {
-    let mut web = container(project, "web", "");
-    web["NetworkSettings"]["Ports"] = json!({ "80/tcp": [{ "HostIp": "0.0.0.0", "HostPort": "8080" }] });
-    vec![web, container(project, "db", "1000")]
+/// Every engine, the oldest first.
+fn engines() -> impl Iterator<Item = Engine> {
+    RECORDED.iter().map(|text| Engine { recorded: serde_json::from_str(text).unwrap() })
 }
 
-fn network(project: &str) -> Value {
-    json!({
-        "Name": format!("{project}-net"),
-        "Id": "0123456789abcdef",
-        "Driver": "bridge",
-        "EnableIPv6": false,
-        "Labels": { "com.docker.compose.project": project },
-        "IPAM": { "Config": [{ "Subnet": "198.18.1.0/24" }] },
-    })
-}
-
-fn seen(containers: Vec<Value>, networks: Vec<Value>) -> Seen {
-    let (host, unreadable) = Host::new(Looked {
-        containers,
-        networks,
-        image_labels: BTreeMap::from([(
-            "sha256:0".to_owned(),
-            BTreeMap::from([("of-the-image".to_owned(), "x".to_owned())]),
-        )]),
-        info: json!({ "ServerVersion": "28.0.0", "Name": "host" }),
-    });
-    Seen {
-        host: Ok(host),
-        unreadable,
-        status: Err("no agent".to_owned()),
-        tries: Some(Vec::new()),
-        sockets: Ok(Sockets::default()),
-        firewall: Ok(Firewall::default()),
-        web: Vec::new(),
+impl Engine {
+    fn container(&self, name: &str) -> Value {
+        let container = self.recorded["containers"][name].clone();
+        assert!(container.is_object(), "no `{name}` is recorded");
+        container
     }
-}
 
-fn audit(containers: Vec<Value>) -> Audited {
-    judge(&policies(), &seen(containers, vec![network("shop-a")]))
+    /// An instance of two services, as they should be.
+    fn clean(&self, project: &str) -> Vec<Value> {
+        vec![self.container(&format!("{project}/web")), self.container(&format!("{project}/db"))]
+    }
+
+    /// The clean instance with another `db`.
+    fn with_db(&self, name: &str) -> Vec<Value> {
+        vec![self.container("shop-a/web"), self.container(name)]
+    }
+
+    fn seen(&self, containers: Vec<Value>) -> Seen {
+        let labels = serde_json::from_value(self.recorded["image_labels"].clone()).unwrap();
+        let networks = serde_json::from_value(self.recorded["networks"].clone()).unwrap();
+        let info = self.recorded["info"].clone();
+        let (host, unreadable) = Host::new(look::recorded(containers, networks, labels, info));
+        Seen {
+            host: Ok(host),
+            unreadable,
+            status: Err("no agent".to_owned()),
+            tries: Some(Vec::new()),
+            sockets: Ok(Sockets::default()),
+            firewall: Ok(Firewall::default()),
+            web: Vec::new(),
+        }
+    }
+
+    /// Looks at instances of `shop-a` alone.
+    fn audit(&self, containers: Vec<Value>) -> Audited {
+        judge(&policies(), &self.seen(containers))
+    }
 }
 
 /// The codes of what is found and of what failed.
@@ -119,96 +107,71 @@ fn against(audited: &Audited) -> Vec<&str> {
 
 #[test]
 fn a_clean_host_has_nothing_against_it() {
-    assert_eq!(against(&audit(clean("shop-a"))), [""; 0]);
+    for engine in engines() {
+        let mut both = engine.clean("shop-a");
+        assert_eq!(against(&engine.audit(both.clone())), [""; 0]);
+        both.extend(engine.clean("shop-b"));
+        let audited = engine.audit(both);
+        assert_eq!(against(&audited), [""; 0]);
+        assert_eq!(audited.instances.len(), 2);
+    }
+}
+
+#[test]
+fn labels_of_the_image_are_no_labels_of_the_container() {
+    for engine in engines() {
+        let seen = engine.seen(engine.clean("shop-a"));
+        let labels = seen.host.unwrap().containers[0].config.labels.clone().unwrap();
+        assert_eq!(
+            labels.keys().collect::<Vec<_>>(),
+            ["com.docker.compose.project", "com.docker.compose.service"]
+        );
+    }
 }
 
 #[test]
 fn each_fault_is_found_by_its_finding_and_its_line() {
-    type Fault = fn(&mut Vec<Value>);
-    let faults: [(&str, Fault, &[&str]); 12] = [
-        ("privileged", |all| all[1]["HostConfig"]["Privileged"] = json!(true), &["A19", "F009"]),
-        ("pid", |all| all[1]["HostConfig"]["PidMode"] = json!("host"), &["A19", "F012"]),
-        ("capability", |all| all[1]["HostConfig"]["CapAdd"] = json!(["CAP_NET_ADMIN"]), &["A19", "F013"]),
-        (
-            "socket",
-            |all| {
-                all[1]["Mounts"] =
-                    json!([{ "Type": "bind", "Source": "/run/docker.sock", "Destination": "/s" }]);
-            },
-            &["A13", "F010"],
-        ),
-        (
-            "folder",
-            |all| all[1]["Mounts"] = json!([{ "Type": "bind", "Source": "/etc", "Destination": "/s" }]),
-            &["A19", "F011"],
-        ),
-        (
-            "published",
-            |all| {
-                all[1]["NetworkSettings"]["Ports"] =
-                    json!({ "5432/tcp": [{ "HostIp": "127.0.0.1", "HostPort": "5432" }] });
-            },
-            &["A01", "F001"],
-        ),
-        (
-            "unknown port",
-            |all| {
-                all[0]["NetworkSettings"]["Ports"]["81/tcp"] =
-                    json!([{ "HostIp": "127.0.0.1", "HostPort": "81" }]);
-            },
-            &["F007"],
-        ),
-        (
-            "IPv6",
-            |all| {
-                all[0]["NetworkSettings"]["Ports"]["80/tcp"] = json!([
-                    { "HostIp": "0.0.0.0", "HostPort": "80" },
-                    { "HostIp": "::", "HostPort": "80" },
-                ]);
-            },
-            &["F020"],
-        ),
-        ("root", |all| all[1]["Config"]["User"] = json!(""), &["A15", "F019"]),
-        (
-            "host network",
-            |all| all[1]["HostConfig"]["NetworkMode"] = json!("host"),
-            &["A01", "A17", "A24", "F008"],
-        ),
-        ("development", |all| all.push(container("shop-a", "mailpit", "1000")), &["A10", "F004", "F016"]),
-        ("missing", |all| drop(all.pop()), &["A20", "F006"]),
+    let faults: [(&str, &[&str]); 9] = [
+        ("privileged", &["A19", "F009"]),
+        ("pid", &["A19", "F012"]),
+        ("capability", &["A19", "F013"]),
+        ("socket", &["A13", "F010"]),
+        ("folder", &["A19", "F011"]),
+        ("published", &["A01", "F001"]),
+        ("published to all", &["A01", "A02", "F001"]),
+        ("root", &["A15", "F019"]),
+        ("host network", &["A01", "A17", "A24", "F008"]),
     ];
-    for (name, fault, codes) in faults {
-        let mut containers = clean("shop-a");
-        fault(&mut containers);
-        assert_eq!(against(&audit(containers)), codes, "{name}");
+    for engine in engines() {
+        for (name, codes) in faults {
+            assert_eq!(against(&engine.audit(engine.with_db(name))), codes, "{name}");
+        }
+        let of_web = |name| vec![engine.container(name), engine.container("shop-a/db")];
+        assert_eq!(against(&engine.audit(of_web("unknown port"))), ["F007"]);
+        assert_eq!(against(&engine.audit(of_web("IPv6"))), ["F020"]);
+        let more = [engine.clean("shop-a"), vec![engine.container("development")]].concat();
+        assert_eq!(against(&engine.audit(more)), ["A10", "F004", "F016"]);
+        assert_eq!(against(&engine.audit(vec![engine.container("shop-a/web")])), ["A20", "F006"]);
     }
 }
 
 #[test]
 fn every_replica_is_looked_at() {
-    let mut containers = clean("shop-a");
-    let mut second = container("shop-a", "db", "1000");
-    second["Id"] = json!("second");
-    second["Name"] = json!("/shop-a-db-2");
-    second["HostConfig"]["Privileged"] = json!(true);
-    containers.push(second);
-    let audited = audit(containers);
-    let found: Vec<_> = audited.findings().map(|(_, finding)| finding.container.clone()).collect();
-    assert_eq!(found, [Some("shop-a-db-2".to_owned())]);
+    for engine in engines() {
+        let containers = [engine.clean("shop-a"), vec![engine.container("second")]].concat();
+        let audited = engine.audit(containers);
+        let found: Vec<_> = audited.findings().map(|(_, finding)| finding.container.clone()).collect();
+        assert_eq!(found, [Some("shop-a-db-2".to_owned())]);
+    }
 }
 
 #[test]
-fn instances_that_share_a_volume_or_a_network_are_not_isolated() {
-    let mut containers = clean("shop-a");
-    containers.extend(clean("shop-b"));
-    let networks = vec![network("shop-a"), network("shop-b")];
-    assert_eq!(against(&judge(&policies(), &seen(containers.clone(), networks.clone()))), [""; 0]);
-    let volume = json!([{ "Type": "volume", "Name": "data", "Source": "/x", "Destination": "/data" }]);
-    for container in [1, 3] {
-        containers[container]["Mounts"] = volume.clone();
+fn instances_that_share_a_volume_are_not_isolated() {
+    for engine in engines() {
+        let other = vec![engine.container("shop-b/web"), engine.container("shop-b/db with a volume")];
+        // Its name is the same in every instance as well.
+        assert_eq!(against(&engine.audit([engine.with_db("a volume"), other].concat())), ["A18", "F018"]);
     }
-    // Its name is the same in every instance as well.
-    assert_eq!(against(&judge(&policies(), &seen(containers, networks))), ["A18", "F018"]);
 }
 
 fn web() -> Web {
@@ -249,7 +212,15 @@ fn endpoints_fail_by_one_line_for_each_fault() {
             .collect()
     };
     assert_eq!(failed(&web()), [""; 0]);
-    let faults: [(Fault, &[&str]); 9] = [
+    let mut seen = engines().next().unwrap().seen(Vec::new());
+    seen.web = vec![web()];
+    assert_eq!(judge(&policies(), &seen).silent().count(), 0);
+    seen.web[0].offers = Err("it hangs".to_owned());
+    assert_eq!(
+        judge(&policies(), &seen).silent().collect::<Vec<_>>(),
+        [("https://shop.example", "it hangs")]
+    );
+    let faults: [(Fault, &[&str]); 10] = [
         (|web| web.trust.as_mut().unwrap().problem = Some("expired".to_owned()), &["A03"]),
         (|web| web.offers.as_mut().unwrap().versions.insert(0, Version::Tls10), &["A04"]),
         (
@@ -267,6 +238,8 @@ fn endpoints_fail_by_one_line_for_each_fault() {
         (|web| web.plain = Plain::Answer(200, None), &["A08"]),
         (|web| web.rate = Ok(Rate { requests: 40, limited_by: None }), &["A09"]),
         (|web| web.paths.as_mut().unwrap().1 = BTreeMap::from([("/debug".to_owned(), 200)]), &["A11"]),
+        // Whoever limits requests does not say what is there.
+        (|web| web.paths.as_mut().unwrap().1 = BTreeMap::from([("/debug".to_owned(), 429)]), &["A11"]),
         // Whoever answers to everything says nothing by it.
         (|web| web.paths.as_mut().unwrap().0 = 200, &["A11"]),
     ];
@@ -280,7 +253,8 @@ fn endpoints_fail_by_one_line_for_each_fault() {
 #[test]
 fn the_host_fails_by_its_firewall_its_ssh_and_its_engine() {
     let failed = |change: &dyn Fn(&mut Seen)| -> Vec<(&'static str, Outcome)> {
-        let mut seen = seen(clean("shop-a"), vec![network("shop-a")]);
+        let engine = engines().next().unwrap();
+        let mut seen = engine.seen(engine.clean("shop-a"));
         let proxy = Proxy {
             protocol: "tcp".to_owned(),
             host: "0.0.0.0:8080".parse().unwrap(),
@@ -288,7 +262,13 @@ fn the_host_fails_by_its_firewall_its_ssh_and_its_engine() {
         };
         seen.sockets.as_mut().unwrap().proxies.insert(proxy);
         change(&mut seen);
-        let wanted = [Line::FirewallDefaultDeny, Line::SshRestricted, Line::ApiNotOnTcp, Line::DeclaredBound];
+        let wanted = [
+            Line::FirewallDefaultDeny,
+            Line::SshRestricted,
+            Line::NoRootPassword,
+            Line::ApiNotOnTcp,
+            Line::DeclaredBound,
+        ];
         judge(&policies(), &seen)
             .lines
             .iter()
@@ -301,11 +281,20 @@ fn the_host_fails_by_its_firewall_its_ssh_and_its_engine() {
     let open = || BTreeMap::from([(Family::Ipv6, Fate::Allowed("a rule".to_owned()))]);
     assert_eq!(failed(&|seen| seen.firewall.as_mut().unwrap().defaults = open()), failure("A12"));
     let ssh = |seen: &mut Seen, address: &str| {
-        seen.sockets.as_mut().unwrap().ssh.insert(address.parse().unwrap());
+        let sockets = seen.sockets.as_mut().unwrap();
+        sockets.ssh.insert(address.parse().unwrap());
+        sockets.root_logins.insert(Ok(RootLogin::WithoutPassword(String::new())));
         seen.firewall.as_mut().unwrap().ports.insert(22, open());
     };
     assert_eq!(failed(&|seen| ssh(seen, "[::]:22")), failure("A16"));
     assert_eq!(failed(&|seen| ssh(seen, "127.0.0.1:22")), []);
+    let login = |seen: &mut Seen, login| {
+        ssh(seen, "127.0.0.1:22");
+        seen.sockets.as_mut().unwrap().root_logins.insert(login);
+    };
+    assert_eq!(failed(&|seen| login(seen, Ok(RootLogin::ByPassword(String::new())))), failure("A25"));
+    let untold = [("A25", Outcome::CouldNotTell)];
+    assert_eq!(failed(&|seen| login(seen, Err("it does not run".to_owned()))), untold);
     let api = |seen: &mut Seen, api| {
         seen.sockets.as_mut().unwrap().engine.insert("0.0.0.0:2375".parse().unwrap(), api);
     };
@@ -316,7 +305,7 @@ fn the_host_fails_by_its_firewall_its_ssh_and_its_engine() {
     let hidden = |seen: &mut Seen| {
         seen.sockets.as_mut().unwrap().unseen.insert("0.0.0.0:443".parse().unwrap());
     };
-    let untold = ["A14", "A16", "A21"].map(|code| (code, Outcome::CouldNotTell));
+    let untold = ["A14", "A16", "A21", "A25"].map(|code| (code, Outcome::CouldNotTell));
     assert_eq!(failed(&hidden), untold);
     assert_eq!(
         failed(&|seen| seen.sockets.as_mut().unwrap().proxies.clear()),
@@ -333,7 +322,8 @@ fn the_host_fails_by_its_firewall_its_ssh_and_its_engine() {
 
 #[test]
 fn what_was_not_tried_is_not_told() {
-    let mut seen = seen(clean("shop-a"), vec![network("shop-a")]);
+    let engine = engines().next().unwrap();
+    let mut seen = engine.seen(engine.clean("shop-a"));
     seen.tries = None;
     let audited = judge(&policies(), &seen);
     assert_eq!(against(&audited), [""; 0]);
@@ -342,17 +332,14 @@ fn what_was_not_tried_is_not_told() {
         assert!(answers.all(|answer| answer.outcome == Outcome::CouldNotTell), "{line:?}");
     }
     // What speaks against it does so without a connection.
-    let mut published = clean("shop-a");
-    published[1]["NetworkSettings"]["Ports"] =
-        json!({ "5432/tcp": [{ "HostIp": "0.0.0.0", "HostPort": "5432" }] });
-    let mut seen = self::seen(published, vec![network("shop-a")]);
+    let mut seen = engine.seen(engine.with_db("published to all"));
     seen.tries = None;
     assert_eq!(against(&judge(&policies(), &seen)), ["A01", "A02", "F001"]);
 }
 
 #[test]
 fn without_an_engine_nothing_about_containers_is_told() {
-    let mut seen = seen(Vec::new(), Vec::new());
+    let mut seen = engines().next().unwrap().seen(Vec::new());
     seen.host = Err("nobody answers".to_owned());
     let audited = judge(&policies(), &seen);
     assert_eq!(audited.error.as_deref(), Some("nobody answers"));
@@ -368,9 +355,8 @@ fn without_an_engine_nothing_about_containers_is_told() {
 
 #[test]
 fn what_the_baseline_accepts_is_not_open() {
-    let mut containers = clean("shop-a");
-    containers[1]["HostConfig"]["Privileged"] = json!(true);
-    let mut audited = audit(containers);
+    let engine = engines().next().unwrap();
+    let mut audited = engine.audit(engine.with_db("privileged"));
     let text = "version: 1\naccept:\n  - { code: F009, service: db, reason: a reason }\n  - { code: A19, service: shop-a, reason: the same }\n  - { code: A05, reason: gone }\n";
     let source = Source { name: "baseline.yaml".to_owned(), text: text.to_owned() };
     let lines: Vec<_> = Line::ALL.iter().map(|line| (line.code(), line.name())).collect();
@@ -387,9 +373,8 @@ fn what_the_baseline_accepts_is_not_open() {
 
 #[test]
 fn every_form_says_what_failed() {
-    let mut containers = clean("shop-a");
-    containers[1]["HostConfig"]["Privileged"] = json!(true);
-    let audited = audit(containers);
+    let engine = engines().next().unwrap();
+    let audited = engine.audit(engine.with_db("privileged"));
     let text = report::text(&audited);
     assert!(text.contains("error[F009]") && text.contains("A19 no-way-out (shop-a): failed"), "{text}");
     let metrics = textfile::exposition(&audited, Duration::from_millis(1500)).unwrap();

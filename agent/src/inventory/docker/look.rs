@@ -57,3 +57,23 @@ async fn look_patiently(url: Option<&str>) -> Result<Looked, DockerError> {
 fn plain(answer: &impl Serialize) -> Value {
     serde_json::to_value(answer).unwrap_or_default()
 }
+
+/// What an engine has answered before and somebody wrote down, read by the client's types as if it were asked now.
+#[cfg(test)]
+pub(crate) fn recorded(
+    containers: Vec<Value>,
+    networks: Vec<Value>,
+    image_labels: BTreeMap<String, BTreeMap<String, String>>,
+    info: Value,
+) -> Looked {
+    fn through<T: Serialize + serde::de::DeserializeOwned>(answers: Vec<Value>) -> Vec<Value> {
+        let typed = answers.into_iter().map(|answer| serde_json::from_value::<T>(answer).unwrap());
+        typed.map(|answer| plain(&answer)).collect()
+    }
+    Looked {
+        containers: through::<bollard::models::ContainerInspectResponse>(containers),
+        networks: through::<bollard::models::Network>(networks),
+        image_labels,
+        info,
+    }
+}

@@ -31,11 +31,16 @@ use crate::inventory::{
 #[derive(Debug)]
 pub(super) struct Imagined {
     pub(super) entries: Entries,
+    /// By instance and service.
+    covered: BTreeMap<(String, String), Party>,
     /// Names of the instances of each policy.
     instances: BTreeMap<String, Vec<String>>,
     /// Containers with the labels that peers ask for.
     labelled: BTreeMap<Peer, Party>,
 }
+
+/// What the same services of another instance are called together.
+pub(super) const OTHER_INSTANCE: &str = "other instance";
 
 /// Where imagined containers look names up (RFC 2544 range: no policy has a reason to name it).
 const RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 53));
@@ -74,7 +79,16 @@ impl Imagined {
             .into_iter()
             .filter_map(|(peer, index)| Some((peer, entries.endpoints.get(index)?.party)))
             .collect();
-        Ok(Self { entries, instances, labelled })
+        let covered = entries
+            .identities
+            .iter()
+            .filter(|(_, info)| info.covered)
+            .map(|(&identity, info)| {
+                let party = Party { kind: PartyKind::Covered, identity, instance: info.instance_number };
+                ((info.instance.clone(), info.service.clone()), party)
+            })
+            .collect();
+        Ok(Self { entries, covered, instances, labelled })
     }
 
     /// A service of the first instance of a policy.
@@ -83,12 +97,7 @@ impl Imagined {
     }
 
     fn party(&self, instance: &str, service: &str) -> Option<Party> {
-        let (&identity, info) = self
-            .entries
-            .identities
-            .iter()
-            .find(|(_, info)| info.covered && info.instance == instance && info.service == service)?;
-        Some(Party { kind: PartyKind::Covered, identity, instance: info.instance_number })
+        self.covered.get(&(instance.to_owned(), service.to_owned())).copied()
     }
 
     /// Everybody who may call a service of the policy: rows and columns of the requirement documents.
@@ -103,10 +112,22 @@ impl Imagined {
             .keys()
             .filter_map(|name| Some(one(name, self.service(policy, name)?, nowhere)))
             .collect();
-        callers.push(Caller { name: "other instance".to_owned(), parties: self.other_instances(policy) });
-        callers.push(one("unmanaged", Party::UNMANAGED, nowhere));
-        callers.push(one("host", Party::HOST, nowhere));
-        callers.push(one("world", Party::WORLD, stranger(policy)));
+        callers.push(Caller { name: OTHER_INSTANCE.to_owned(), parties: self.other_instances(policy) });
+        callers.extend(self.strangers(policy));
+        callers
+    }
+
+    /// Those of them that are no services of the policy, in whatever instance.
+    pub(super) fn strangers(&self, policy: &Policy) -> Vec<Caller> {
+        let one = |name: &str, party: Party, address| Caller {
+            name: name.to_owned(),
+            parties: vec![(party, address)],
+        };
+        let mut callers = vec![
+            one("unmanaged", Party::UNMANAGED, Address::UNSPECIFIED),
+            one("host", Party::HOST, Address::UNSPECIFIED),
+            one("world", Party::WORLD, stranger(policy)),
+        ];
         callers.extend(named_networks(policy));
         callers.extend(self.labelled(policy, |_| true));
         callers
@@ -130,7 +151,7 @@ impl Imagined {
     }
 
     /// The same services in a second instance, and somebody under another policy.
-    fn other_instances(&self, policy: &Policy) -> Vec<(Party, Address)> {
+    pub(super) fn other_instances(&self, policy: &Policy) -> Vec<(Party, Address)> {
         let number = identity::FIRST_ADDRESS_CLASS - 1;
         let foreign = Party { kind: PartyKind::Covered, identity: number, instance: number };
         let second = self.instances.get(&policy.name).and_then(|names| names.get(1));

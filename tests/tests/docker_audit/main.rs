@@ -1,19 +1,22 @@
 //! The audit of a real host: clean, then with faults planted one by one, each found and nothing else.
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
+mod endpoint;
+mod sshd;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use integration_tests::agent_binary;
 use integration_tests::daemon::Daemon;
 use integration_tests::engine_lab::EngineLab;
+use lab::engine::DockerHost;
 use lab::interrupt::wait_for;
 use lab::outside::Outside;
-use lab::process::{output, run, stop_child};
-use lab::tools::repository;
+use lab::process::{output, run};
+use lab::tools::Tools;
 use serde_json::Value;
 
 const POLICY: &str = "\
@@ -41,9 +44,14 @@ const OF_ENDPOINTS: [&str; 8] = ["A03", "A04", "A05", "A06", "A07", "A08", "A09"
 /// As whom everything runs on the clean host.
 const SOMEBODY: &str = "--user 1000 --network front";
 
+/// How the agent audits by itself.
+const SETTINGS: &str = "audit: { interval: 10s }\n";
+
 struct Host {
     lab: EngineLab,
     outside: Outside,
+    /// A process in whose mount namespace the audit runs.
+    mounts: Option<u32>,
 }
 
 /// The codes of failed lines and of findings, and those of lines that could not be told.
@@ -61,11 +69,13 @@ impl Host {
         let directory = lab.directory();
         fs::write(directory.join("policy/shop.yaml"), POLICY).unwrap();
         fs::write(directory.join("firewall.nft"), FIREWALL).unwrap();
-        let host = Self { lab, outside };
+        fs::write(directory.join("agent.yaml"), SETTINGS).unwrap();
+        let host = Self { lab, outside, mounts: None };
         host.nft(&["-f", &directory.join("firewall.nft").display().to_string()]);
         host.web();
         host.db(SOMEBODY);
-        let agent = host.lab.agent(&[]).unwrap();
+        let settings = directory.join("agent.yaml").display().to_string();
+        let agent = host.lab.agent(&["--config", &settings]).unwrap();
         (host, agent)
     }
 
@@ -88,7 +98,15 @@ impl Host {
 
     fn command(&self, more: &[&str]) -> Command {
         let directory = self.lab.directory();
-        let mut command = self.lab.netns().command(agent_binary().unwrap());
+        let mut command = match self.mounts {
+            Some(process) => {
+                let mut command = self.lab.netns().command("nsenter");
+                command.arg(format!("--target={process}")).args(["--mount", "--"]);
+                command.arg(agent_binary().unwrap());
+                command
+            }
+            None => self.lab.netns().command(agent_binary().unwrap()),
+        };
         command.args(["audit", "--policy"]).arg(directory.join("policy"));
         command
             .args(["--docker-host", &self.lab.host.url(), "--control"])
@@ -158,12 +176,40 @@ fn told(command: &mut Command) -> Told {
     told
 }
 
+/// Waits until the agent's own audit has found just this.
+fn wait_for_agent(agent: &Daemon, wanted: &[&str]) {
+    let open = || -> anyhow::Result<BTreeSet<String>> {
+        let samples = agent.metrics()?;
+        let findings = samples.iter().filter(|sample| sample.name == "portcullis_audit_findings");
+        Ok(findings.filter(|sample| sample.value > 0.0).map(|sample| sample.labels["code"].clone()).collect())
+    };
+    let wanted: BTreeSet<String> = wanted.iter().map(|code| (*code).to_owned()).collect();
+    let found = wait_for("the agent's own audit", Duration::from_secs(40), || {
+        let ran = agent.metric("portcullis_audit_last_run_successful", &[])? == 1.0;
+        Ok((ran && open()? == wanted).then_some(()))
+    });
+    found.unwrap_or_else(|error| panic!("{error:#}: {wanted:?}, but {:?}\n{}", open(), agent.log()));
+}
+
+/// The agent audits as well, makes no attempts that it would count, and does not tell what it cannot see.
+fn agent_audits(agent: &Daemon) {
+    wait_for_agent(agent, &[]);
+    assert_eq!(agent.metric("portcullis_denied_connection_attempts_total", &[]).unwrap(), 0.0);
+    let untold = |code| agent.metric("portcullis_audit_untold_lines", &[("code", code)]).unwrap();
+    assert_eq!(["A22", "A14", "A19", "A12"].map(untold), [1.0, 1.0, 0.0, 0.0], "{}", agent.log());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let ended = agent.metric("portcullis_audit_last_run_timestamp_seconds", &[]).unwrap();
+    assert!((now - 60.0..=now + 1.0).contains(&ended), "{ended}");
+}
+
 #[test]
 fn docker_audit_finds_what_was_planted_and_nothing_else() {
-    let (host, agent) = Host::start();
+    let (mut host, agent) = Host::start();
+    agent_audits(&agent);
     host.expect("the clean host", &[], &OF_ENDPOINTS);
     let socket = host.lab.host.url().trim_start_matches("unix://").to_owned();
     host.with_db("privileged", &format!("{SOMEBODY} --privileged"), &["F009", "A19"]);
+    wait_for_agent(&agent, &["F009", "A19"]);
     host.with_db(
         "the host's namespaces",
         &format!("{SOMEBODY} --pid host --cap-add NET_ADMIN"),
@@ -179,6 +225,11 @@ fn docker_audit_finds_what_was_planted_and_nothing_else() {
     );
     host.with_db("the host's network", "--user 1000 --network host", &["F008", "A01", "A17", "A24"]);
     host.with_db("root", "--network front", &["F019", "A15"]);
+    let volume = "--volume shop_data:/data";
+    let other = "--label com.docker.compose.project=other --label com.docker.compose.service=db";
+    host.lab.stand_in("other-db-1", None, &format!("{volume} {other} --network back"), "5432").unwrap();
+    host.with_db("a volume of another instance", &format!("{SOMEBODY} {volume}"), &["A18"]);
+    host.remove("other-db-1");
     host.remove("shop-db-1");
     host.expect("missing", &["F006", "A20"], &OF_ENDPOINTS);
     host.db(SOMEBODY);
@@ -196,6 +247,12 @@ fn docker_audit_finds_what_was_planted_and_nothing_else() {
     host.expect("an open firewall", &["A12"], &OF_ENDPOINTS);
     host.nft(&["-f", &host.lab.directory().join("firewall.nft").display().to_string()]);
     host.expect("the clean host again", &[], &OF_ENDPOINTS);
+    wait_for_agent(&agent, &[]);
+    sshd::planted(&mut host);
+    let silent = output(&mut host.command(&["--endpoint", "https://127.0.0.1:9"])).unwrap();
+    let said = String::from_utf8_lossy(&silent.stderr);
+    assert_eq!(silent.status.code(), Some(2), "{said}");
+    assert!(said.contains("failed to probe `https://127.0.0.1:9`: failed to connect"), "{said}");
     agent.stop().unwrap();
     let directory = host.lab.directory();
     let mut detach = host.lab.netns().command(agent_binary().unwrap());
@@ -210,46 +267,16 @@ fn docker_audit_finds_what_was_planted_and_nothing_else() {
     host.expect("nothing enforced", &["A01", "A22"], &untold);
 }
 
-/// The codes of failed lines, without an engine: about an endpoint alone.
-fn failed_of_endpoint(endpoint: &str) -> BTreeSet<String> {
-    let mut command = Command::new(agent_binary().unwrap());
-    command.args(["audit", "-o", "json", "--docker-host", "unix:///nonexistent", "--endpoint", endpoint]);
-    command.arg("--policy").arg(repository().join("policies/app.yaml"));
-    let began = Instant::now();
-    let output = output(command.env_remove("DOCKER_HOST")).unwrap();
-    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
-    // The containers could not be looked at, whatever else was found.
-    assert_eq!(output.status.code(), Some(2));
-    assert!(
-        String::from_utf8_lossy(&output.stderr).contains("failed to use docker host `unix:///nonexistent`")
-    );
-    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let about = |line: &&Value| line["subject"] == endpoint && line["outcome"] == "failed";
-    let failed = json["lines"].as_array().unwrap().iter().filter(about);
-    failed.map(|line| line["code"].as_str().unwrap().to_owned()).collect()
-}
-
 #[test]
-fn docker_audit_of_endpoints_ends_and_sees_through_old_settings() {
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = silent.local_addr().unwrap();
-    assert_eq!(failed_of_endpoint(&format!("https://{address}")), BTreeSet::new());
-    drop(silent);
-    let folder = tempfile::tempdir().unwrap();
-    let (key, certificate) = (folder.path().join("key.pem"), folder.path().join("cert.pem"));
-    let mut make = Command::new("openssl");
-    make.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]);
-    run(make.arg("-keyout").arg(&key).arg("-out").arg(&certificate)).unwrap();
-    let mut serve = Command::new("openssl");
-    serve.args(["s_server", "-quiet", "-www", "-min_protocol", "TLSv1", "-cipher", "ALL:@SECLEVEL=0"]);
-    serve.args(["-accept", &address.to_string()]).arg("-key").arg(&key).arg("-cert").arg(&certificate);
-    let mut server = serve.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let listens = || Ok(TcpStream::connect(address).is_ok().then_some(()));
-    let waited = wait_for("openssl", Duration::from_secs(10), listens);
-    let failed = waited.map(|()| failed_of_endpoint(&format!("https://{address}")));
-    stop_child(&mut server, Duration::from_secs(2));
-    let failed = failed.unwrap();
-    for code in ["A03", "A04", "A05", "A06", "A07"] {
-        assert!(failed.contains(code), "{code}: {failed:?}");
-    }
+fn docker_audit_sees_an_engine_that_answers_anybody() {
+    let policy = tempfile::tempdir().unwrap();
+    fs::write(policy.path().join("shop.yaml"), POLICY).unwrap();
+    let engine =
+        DockerHost::start_with(Tools::locate().unwrap(), &["--host", "tcp://127.0.0.1:2375"]).unwrap();
+    let mut command = engine.netns().command(agent_binary().unwrap());
+    command.args(["audit", "-o", "json", "--docker-host", &engine.url(), "--policy"]).arg(policy.path());
+    let told = told(command.env_remove("DOCKER_HOST").env_remove("RUST_LOG"));
+    // Nothing runs, and there is no firewall either.
+    let expected = ["A02", "A12", "A14", "A20", "F006", "F017"].map(str::to_owned);
+    assert_eq!(told.against, expected.into(), "{}", told.report);
 }
