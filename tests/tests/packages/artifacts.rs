@@ -48,9 +48,14 @@ fn both_packages_hold_the_same_files() {
         run(Command::new("rpm").args(["--query", "--package", "--list"]).arg(package("rpm"))).unwrap();
     let rpm: BTreeSet<String> = listed.lines().map(common).collect();
     assert_eq!(deb, rpm);
-    for path in
-        ["/usr/bin/portcullis", "/lib/systemd/system/portcullis.service", "/usr/share/man/man1/portcullis.1"]
-    {
+    for path in [
+        "/usr/bin/portcullis",
+        "/lib/systemd/system/portcullis.service",
+        "/usr/share/man/man1/portcullis.1",
+        "/usr/share/portcullis/prometheus/portcullis.rules.yml",
+        "/usr/share/portcullis/grafana/portcullis-security.json",
+        "/usr/share/doc/portcullis/runbooks/README.md",
+    ] {
         assert!(deb.contains(path), "{deb:?}");
     }
     let settings =

@@ -85,7 +85,7 @@ const fn same_by_clsact(tests: &'static str) -> Left {
 const NO_ENGINE: &str = "there is no Docker Engine in a guest";
 
 /// Every test program there is: a unit test fails for one that is missing, and for a name that no test has.
-const ALL: [Program; 31] = [
+const ALL: [Program; 32] = [
     Program { share: Share::Usual(&["every_program_passes_the_verifier"]), ..all("verifier") },
     Program { left: &DEAD_LINK, ..all("kernel") },
     Program {
@@ -154,6 +154,7 @@ const ALL: [Program; 31] = [
     },
     nothing("docker_life", NO_ENGINE),
     nothing("formats", "its judges come from registries, and events are the same on every kernel"),
+    by_hand("sinks", "the queue before a sink is the agent's own, the same on every kernel"),
     nothing("engine", NO_ENGINE),
     nothing("detours", NO_ENGINE),
     // Last: it waits until the machine has been up for as long as its clock jumps.
