@@ -15,8 +15,6 @@ use lab::tools::{find, repository};
 use super::{Extent, sha256, target};
 use crate::{apt, setup};
 
-/// Makes the system that packages are tried on.
-const DEBOOTSTRAP: (&str, &str) = ("debootstrap", "debootstrap");
 /// Programs that judge, and their packages.
 const JUDGES: [(&str, &str); 2] = [("lintian", "lintian"), ("rpm", "rpm")];
 /// What that system has beside the least.
@@ -63,7 +61,6 @@ pub(super) fn prepare(extent: Extent) -> Result<()> {
     let judges = if extent == Extent::All { &JUDGES[..] } else { &[] };
     let missing: Vec<String> = judges
         .iter()
-        .chain([&DEBOOTSTRAP])
         .filter(|(program, _)| find(program).is_none())
         .map(|(_, package)| (*package).to_owned())
         .collect();
