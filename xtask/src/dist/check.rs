@@ -148,3 +148,17 @@ fn collect(path: &Path, files: &mut BTreeSet<PathBuf>) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_input_is_there() {
+        // One that was renamed would decide about nothing any more.
+        for input in INPUTS {
+            assert!(repository().join(input).exists(), "{input}");
+        }
+        assert_eq!(inputs().unwrap().len(), 64);
+    }
+}
