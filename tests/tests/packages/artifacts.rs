@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use integration_tests::machine::target;
-use integration_tests::validators;
+use integration_tests::{tell, validators};
 use lab::process::{output, run};
 
 use crate::package;
@@ -16,7 +16,7 @@ fn lintian_finds_no_error() {
     let judged =
         output(command.args(["--fail-on=error", "--allow-root", "--no-cfg"]).arg(package("deb"))).unwrap();
     let said = String::from_utf8_lossy(&judged.stdout).into_owned();
-    println!("{said}");
+    tell(&said).unwrap();
     assert!(
         judged.status.success() && !said.contains("E: "),
         "{said}{}",
