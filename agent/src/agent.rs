@@ -213,8 +213,7 @@ fn start_audits(
     telemetry: &Telemetry,
     state: watch::Receiver<Arc<AgentState>>,
 ) -> Result<(), TelemetryError> {
-    let (sender, runs) =
-        watch::channel(Arc::new(Runs { interval: Some(plan.interval), ..Runs::default() }));
+    let (sender, runs) = watch::channel(Arc::new(Runs { interval: Some(plan.interval), ..Runs::default() }));
     telemetry.follow_audits(runs)?;
     tokio::spawn(interval::run(plan.clone(), settings.clone(), state, sender));
     Ok(())

@@ -14,8 +14,8 @@ use agent_common::{
 };
 use serde::Serialize;
 
-pub use self::openings::{Openings, openings};
 use self::imagined::Imagined;
+pub use self::openings::{Openings, openings};
 use super::{
     effective::{Effective, effective},
     model::{Peer, Policy, PolicySet, Target},
