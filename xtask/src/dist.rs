@@ -61,13 +61,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         make_quickly()?;
         return Ok(if check::try_out(Extent::Quick)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
+    // As they are now: what is changed meanwhile has not been tried.
+    let inputs = check::inputs()?;
     make(&arguments.only)?;
     if arguments.check {
         check::prepare(Extent::All)?;
         if !check::try_out(Extent::All)? {
             return Ok(ExitCode::FAILURE);
         }
-        check::note()?;
+        check::note(&inputs)?;
     }
     Ok(ExitCode::SUCCESS)
 }
