@@ -27,7 +27,7 @@ use serde::Serialize;
 use self::{
     firewall::{Default as Fate, Family},
     host::Host,
-    line::{Answer, Outcome},
+    line::{Answer, Line, Outcome},
     reach::Try,
     sockets::Sockets,
     web::{Endpoints, Web},
@@ -125,6 +125,13 @@ impl Audited {
     /// The lines that failed and are not accepted.
     pub fn failed(&self) -> impl Iterator<Item = &Answer> {
         self.lines.iter().filter(|answer| answer.outcome == Outcome::Failed && answer.accepted.is_none())
+    }
+
+    /// Endpoints that were to be probed and gave no answer that means anything, and why.
+    pub fn silent(&self) -> impl Iterator<Item = (&str, &str)> {
+        let versions = self.lines.iter().filter(|answer| answer.code == Line::TlsVersions);
+        let untold = versions.filter(|answer| answer.outcome == Outcome::CouldNotTell);
+        untold.filter_map(|answer| Some((answer.subject.as_deref()?, answer.evidence.first()?.as_str())))
     }
 
     /// Takes out the findings that the baseline accepts, and marks the lines.

@@ -5,6 +5,7 @@ mod check;
 mod detach;
 mod output;
 mod policy;
+mod reporting;
 mod run;
 mod status;
 

@@ -61,13 +61,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         make_quickly()?;
         return Ok(if check::try_out(Extent::Quick)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
+    // As they are now: what is changed meanwhile has not been tried.
+    let inputs = check::inputs()?;
     make(&arguments.only)?;
     if arguments.check {
         check::prepare(Extent::All)?;
         if !check::try_out(Extent::All)? {
             return Ok(ExitCode::FAILURE);
         }
-        check::note()?;
+        check::note(&inputs)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -278,7 +280,7 @@ fn manifests() -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// A maker of packages, built from its source at first use.
+/// A maker of packages, built from its source at first use: not optimised, as that takes longer than it ever runs.
 fn maker(name: &str) -> Result<PathBuf> {
     let (_, version) = MAKERS.iter().find(|(other, _)| *other == name).context("not one of ours")?;
     let root = target().join("dist-tools").join(format!("{name}-{version}"));
@@ -289,7 +291,7 @@ fn maker(name: &str) -> Result<PathBuf> {
     println!("dist: building {name} {version}");
     let mut command = Command::new("cargo");
     command
-        .args(["install", "--quiet", "--locked", "--version", version, name, "--root"])
+        .args(["install", "--quiet", "--locked", "--debug", "--version", version, name, "--root"])
         .arg(&root)
         .env_remove("RUSTFLAGS")
         .stdin(Stdio::null());

@@ -142,7 +142,7 @@ lines! {
     FirewallDefaultDeny = "A12" "firewall-default-deny" Error
         "the host firewall denies by default"
         from "003 checklist and firewall rules"
-        serves ["PCI DSS 1.3", "HIPAA §164.312(e)(1)", "SOC 2 CC6.6"]
+        serves ["PCI DSS 1.3", "HIPAA §164.312(e)(1)", "SOC 2 CC6.6", "CIS Docker 1.2.1"]
         looks "The rules of nftables (also what firewalld, ufw and iptables-nft write) and of the older iptables, for IPv4 and IPv6: what becomes of a new connection by an uplink to a port that no rule names."
         fix "nft: `chain input { type filter hook input priority filter; policy drop; … }`, for IPv6 as well";
     SocketNotMounted = "A13" "docker-socket-not-mounted" Error
@@ -166,7 +166,7 @@ lines! {
     SshRestricted = "A16" "ssh-restricted" Error
         "host SSH access is restricted to administrators' addresses"
         from "003 checklist and firewall rules"
-        serves ["PCI DSS 7.1", "HIPAA §164.312(a)(1)", "SOC 2 CC6.1"]
+        serves ["PCI DSS 7.1", "HIPAA §164.312(a)(1)", "SOC 2 CC6.1", "CIS Docker 1.2.1"]
         looks "The listening sockets of `sshd` in this network namespace, and what the firewall does with a new connection to each from anywhere. Passes if there is none, all are on localhost, or strangers are turned away."
         fix "nft: `tcp dport 22 ip saddr ADMIN-NETWORK accept`, and deny by default";
     PrivateNetworks = "A17" "private-networks" Error
@@ -220,7 +220,7 @@ lines! {
     NoRootPassword = "A25" "no-root-password" Error
         "nobody logs in as root by a password over SSH"
         from "003 checklist: host SSH access is restricted"
-        serves ["PCI DSS 7.1", "HIPAA §164.312(a)(1)", "SOC 2 CC6.1"]
+        serves ["PCI DSS 7.1", "HIPAA §164.312(a)(1)", "SOC 2 CC6.1", "CIS Docker 1.2.1"]
         looks "What `sshd -T` says of each `sshd` that listens in this network namespace, as it would treat root at a stranger's address. Fails with `PermitRootLogin yes` if a password, or an answer at the keyboard, is all that it takes. Only the system's own `sshd` is asked."
         fix "`PermitRootLogin prohibit-password` in `sshd_config`";
 }
@@ -302,6 +302,25 @@ impl Answer {
     }
 }
 
+/// The items of the CIS Docker Benchmark 1.6.0 that lines serve, each in other words than its own.
+pub const CIS: [(&str, &str); 15] = [
+    ("1.2.1", "the host is hardened"),
+    ("2.7", "the daemon asks clients on TCP for certificates"),
+    ("4.1", "a container has a user of its own"),
+    ("5.4", "kernel capabilities are restricted"),
+    ("5.5", "no privileged containers"),
+    ("5.6", "no sensitive folders of the host are mounted"),
+    ("5.9", "only ports that are needed are open"),
+    ("5.10", "the host's network namespace is not shared"),
+    ("5.14", "what comes in is bound to one interface of the host"),
+    ("5.16", "the host's process namespace is not shared"),
+    ("5.17", "the host's IPC namespace is not shared"),
+    ("5.21", "the host's UTS namespace is not shared"),
+    ("5.30", "the default bridge `docker0` is not used"),
+    ("5.31", "the host's user namespace is not shared"),
+    ("5.32", "the engine's socket is not mounted into containers"),
+];
+
 /// The table of the documentation.
 #[must_use]
 pub fn table() -> String {
@@ -323,6 +342,19 @@ pub fn table() -> String {
     text
 }
 
+/// The table of the benchmark's items in the documentation.
+#[must_use]
+pub fn cis_table() -> String {
+    let mut text = "| item | what it asks, in short | lines |\n|---|---|---|\n".to_owned();
+    for (number, what) in CIS {
+        let control = format!("CIS Docker {number}");
+        let lines = Line::ALL.iter().filter(|line| line.controls().contains(&control.as_str()));
+        let lines: Vec<&str> = lines.map(|line| line.code()).collect();
+        text.push_str(&format!("| {number} | {what} | {} |\n", lines.join(", ")));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -339,12 +371,26 @@ mod tests {
     }
 
     #[test]
-    fn the_documentation_has_the_table() {
+    fn items_of_the_benchmark_are_those_that_are_known() {
+        let named: BTreeSet<&str> = Line::ALL
+            .iter()
+            .flat_map(|line| line.controls())
+            .filter_map(|control| control.strip_prefix("CIS Docker "))
+            .collect();
+        assert_eq!(named, CIS.iter().map(|(number, _)| *number).collect());
+    }
+
+    #[test]
+    fn the_documentation_has_the_tables() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/audit.md");
         let text = std::fs::read_to_string(path).unwrap();
-        let (before, rest) = text.split_once("<!-- lines -->\n").expect("the mark where the table begins");
-        let (_, after) = rest.split_once("<!-- end of lines -->").expect("the mark where the table ends");
-        let wanted = format!("{before}<!-- lines -->\n{}<!-- end of lines -->{after}", table());
+        let with = |text: &str, what: &str, table: &str| {
+            let (start, end) = (format!("<!-- {what} -->\n"), format!("<!-- end of {what} -->"));
+            let (before, rest) = text.split_once(&start).expect("the mark where the table begins");
+            let (_, after) = rest.split_once(&end).expect("the mark where the table ends");
+            format!("{before}{start}{table}{end}{after}")
+        };
+        let wanted = with(&with(&text, "lines", &table()), "items", &cis_table());
         if std::env::var_os("UPDATE_DOCS").is_some() {
             std::fs::write(path, &wanted).unwrap();
         }

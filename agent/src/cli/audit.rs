@@ -5,14 +5,14 @@ use std::{path::PathBuf, process::ExitCode, time::Instant};
 use clap::Args;
 
 use super::{
-    check::{FailOn, Form, baseline, policies},
     output::{CLEAN, FINDINGS, UNKNOWN, finish, note},
+    reporting::{FailOn, Form, baseline, policies, print},
 };
 use crate::{
     audit::{
-        self, Audited, Request, junit,
+        self, Audited, Request,
         line::{Line, Outcome},
-        report, sarif, textfile, web,
+        textfile, web,
     },
     check::{Code, baseline::Baseline},
     control, diagnostics,
@@ -96,6 +96,9 @@ pub(super) fn run(arguments: &AuditArgs) -> ExitCode {
             "error: {error}\n\nhint: is the engine running, and may you use its socket? `--docker-host` names another"
         ));
     }
+    for (endpoint, error) in audited.silent() {
+        note(&format!("error: failed to probe `{endpoint}`: {error}"));
+    }
     if let Some(path) = &arguments.textfile
         && let Err(error) = textfile::write(&audited, began.elapsed(), path)
     {
@@ -103,19 +106,7 @@ pub(super) fn run(arguments: &AuditArgs) -> ExitCode {
         return ExitCode::from(UNKNOWN);
     }
     let code = code(&audited, arguments.fail_on);
-    let written = match arguments.output {
-        Form::Text => Ok(report::text(&audited)),
-        Form::Json => serde_json::to_string_pretty(&audited).map(|text| text + "\n"),
-        Form::Sarif => sarif::write(&audited),
-        Form::Junit => Ok(junit::write(&audited)),
-    };
-    match written {
-        Ok(text) => finish(&text, code),
-        Err(error) => {
-            note(&format!("error: failed to write the report: {error}"));
-            ExitCode::from(UNKNOWN)
-        }
-    }
+    print(&audited, arguments.output, code)
 }
 
 type Read = (crate::policy::PolicySet, Option<Baseline>);
@@ -128,8 +119,10 @@ fn read(arguments: &AuditArgs) -> Result<Read, Vec<diagnostics::Diagnostic>> {
 }
 
 fn code(audited: &Audited, fail_on: FailOn) -> u8 {
-    // Without the engine nothing about containers is known, whatever the rest says.
-    if audited.error.is_some() || audited.lines.iter().all(|answer| answer.outcome == Outcome::CouldNotTell) {
+    // Without the engine nothing about containers is known, and nothing of an endpoint that was to be probed and does not
+    // answer, whatever the rest says.
+    let untold = audited.lines.iter().all(|answer| answer.outcome == Outcome::CouldNotTell);
+    if audited.error.is_some() || audited.silent().next().is_some() || untold {
         return UNKNOWN;
     }
     let mut levels = audited

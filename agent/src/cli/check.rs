@@ -2,21 +2,23 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    env,
     io::{self, Read as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use compose::{Fault, FaultKind, Loaded, Request, Sources};
 
-use super::output::{CLEAN, FINDINGS, UNKNOWN, finish, note};
+use super::{
+    output::{CLEAN, FINDINGS, UNKNOWN, note},
+    reporting::{FailOn, Form, baseline, fault, policies, print},
+};
 use crate::{
-    check::{self, Level, baseline::Baseline, junit, report::Report, sarif},
-    diagnostics::{self, Diagnostic, Place, Severity, has_errors},
-    policy::{self, PolicySet, Source},
-    sources,
+    check::{self, report::Report},
+    diagnostics::{self, Diagnostic, Place, Severity},
+    policy::PolicySet,
 };
 
 /// Checks compose files against the policy: exit 0 if clean, 1 with findings, 2 if it could not tell.
@@ -55,41 +57,6 @@ pub(super) struct CheckArgs {
     output: Form,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(super) enum FailOn {
-    Error,
-    #[default]
-    Warning,
-    Info,
-    /// Findings never make it fail.
-    Never,
-}
-
-impl FailOn {
-    /// Whether something of this severity makes the command fail.
-    pub(super) fn fails(self, level: Level) -> bool {
-        match self {
-            Self::Error => level >= Level::Error,
-            Self::Warning => level >= Level::Warning,
-            Self::Info => true,
-            Self::Never => false,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(super) enum Form {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs.
-    Json,
-    /// For code hosts.
-    Sarif,
-    /// For CI systems.
-    Junit,
-}
-
 pub(super) fn run(arguments: &CheckArgs) -> ExitCode {
     let report = match answer(arguments) {
         Ok(report) => report,
@@ -99,19 +66,7 @@ pub(super) fn run(arguments: &CheckArgs) -> ExitCode {
         }
     };
     let code = code(&report, arguments.fail_on);
-    let written = match arguments.output {
-        Form::Text => Ok(report.text()),
-        Form::Json => serde_json::to_string_pretty(&report).map(|text| text + "\n"),
-        Form::Sarif => sarif::write(&report),
-        Form::Junit => Ok(junit::write(&report)),
-    };
-    match written {
-        Ok(text) => finish(&text, code),
-        Err(error) => {
-            note(&format!("error: failed to write the report: {error}"));
-            ExitCode::from(UNKNOWN)
-        }
-    }
+    print(&report, arguments.output, code)
 }
 
 fn code(report: &Report, fail_on: FailOn) -> u8 {
@@ -144,41 +99,6 @@ fn answer(arguments: &CheckArgs) -> Result<Report, Vec<Diagnostic>> {
         (checked.findings, accepted) = baseline.apply(findings, today);
     }
     Ok(Report::of(checked, accepted))
-}
-
-pub(super) fn policies(paths: &[PathBuf], profile: Option<&str>) -> Result<PolicySet, Vec<Diagnostic>> {
-    let (texts, unreadable) = sources::read(paths);
-    if !unreadable.is_empty() {
-        let faults = unreadable.iter().map(|error| {
-            let cause =
-                std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            fault("C001", String::new(), format!("{error}{cause}"), error.hint().map(str::to_owned))
-        });
-        return Err(faults.collect());
-    }
-    let loaded = policy::load(&texts, profile);
-    match loaded.policies {
-        Some(policies) if !has_errors(&loaded.diagnostics) => {
-            let shown = diagnostics::render(&loaded.diagnostics, true);
-            if !shown.is_empty() {
-                note(shown.trim_end());
-            }
-            Ok(policies)
-        }
-        _ => Err(loaded.diagnostics),
-    }
-}
-
-/// Reads a baseline; `more` can be accepted besides the findings.
-pub(super) fn baseline(
-    path: &Path,
-    more: &[(&'static str, &'static str)],
-) -> Result<Baseline, Vec<Diagnostic>> {
-    let name = path.display().to_string();
-    let text = fs::read_to_string(path).map_err(|error| {
-        vec![fault("C001", String::new(), format!("failed to read `{name}`: {error}"), None)]
-    })?;
-    Baseline::parse_with(&Source { name, text }, more).map_err(|fault| vec![*fault])
 }
 
 /// More than the loader accepts.
@@ -215,10 +135,6 @@ fn request(arguments: &CheckArgs, policies: &PolicySet) -> Result<Request, Vec<D
         profiles,
         environment,
     })
-}
-
-pub(super) fn fault(code: &'static str, file: String, message: String, hint: Option<String>) -> Diagnostic {
-    Diagnostic { severity: Severity::Error, code, message, file, place: None, hint }
 }
 
 fn diagnostic(fault: &Fault, sources: &Sources, severity: Severity) -> Diagnostic {

@@ -249,6 +249,10 @@ fn docker_audit_finds_what_was_planted_and_nothing_else() {
     host.expect("the clean host again", &[], &OF_ENDPOINTS);
     wait_for_agent(&agent, &[]);
     sshd::planted(&mut host);
+    let silent = output(&mut host.command(&["--endpoint", "https://127.0.0.1:9"])).unwrap();
+    let said = String::from_utf8_lossy(&silent.stderr);
+    assert_eq!(silent.status.code(), Some(2), "{said}");
+    assert!(said.contains("failed to probe `https://127.0.0.1:9`: failed to connect"), "{said}");
     agent.stop().unwrap();
     let directory = host.lab.directory();
     let mut detach = host.lab.netns().command(agent_binary().unwrap());

@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use integration_tests::machine::target;
-use integration_tests::validators;
+use integration_tests::{tell, validators};
 use lab::process::{output, run};
 
 use crate::package;
@@ -16,7 +16,7 @@ fn lintian_finds_no_error() {
     let judged =
         output(command.args(["--fail-on=error", "--allow-root", "--no-cfg"]).arg(package("deb"))).unwrap();
     let said = String::from_utf8_lossy(&judged.stdout).into_owned();
-    println!("{said}");
+    tell(&said).unwrap();
     assert!(
         judged.status.success() && !said.contains("E: "),
         "{said}{}",
@@ -48,9 +48,14 @@ fn both_packages_hold_the_same_files() {
         run(Command::new("rpm").args(["--query", "--package", "--list"]).arg(package("rpm"))).unwrap();
     let rpm: BTreeSet<String> = listed.lines().map(common).collect();
     assert_eq!(deb, rpm);
-    for path in
-        ["/usr/bin/portcullis", "/lib/systemd/system/portcullis.service", "/usr/share/man/man1/portcullis.1"]
-    {
+    for path in [
+        "/usr/bin/portcullis",
+        "/lib/systemd/system/portcullis.service",
+        "/usr/share/man/man1/portcullis.1",
+        "/usr/share/portcullis/prometheus/portcullis.rules.yml",
+        "/usr/share/portcullis/grafana/portcullis-security.json",
+        "/usr/share/doc/portcullis/runbooks/README.md",
+    ] {
         assert!(deb.contains(path), "{deb:?}");
     }
     let settings =

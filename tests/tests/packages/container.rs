@@ -8,6 +8,7 @@ use std::time::Duration;
 use integration_tests::deployment::{MEMORY, MOUNTS, capabilities};
 use integration_tests::machine::target;
 use integration_tests::small_lab::POLICY;
+use integration_tests::tell;
 use lab::engine::DockerHost;
 use lab::image::NAME;
 use lab::interrupt::wait_for;
@@ -144,7 +145,8 @@ impl Shop {
         assert!(status.contains("NoNewPrivs:\t1\n") && status.contains("Seccomp:\t2\n"), "{status}");
         let used =
             run(self.host.docker().args(["stats", "--no-stream", "--format={{.MemUsage}}", AGENT])).unwrap();
-        println!("the agent's memory with the kernel's tables, and its limit: {}", used.trim());
+        tell(&format!("the agent's memory with the kernel's tables, and its limit: {}", used.trim()))
+            .unwrap();
     }
 
     fn said(&self) -> String {
@@ -187,7 +189,7 @@ pub(crate) fn locked_memory() -> String {
 fn image() -> PathBuf {
     let files = fs::read_dir(target().join("dist")).unwrap().map(|file| file.unwrap().path());
     let mut images = files.filter(|file| file.to_string_lossy().ends_with("-image.tar"));
-    images.next().expect("no image in `target/dist`: run `cargo xtask dist --check`")
+    images.next().unwrap_or_else(|| panic!("no image in `target/dist`: run `cargo xtask dist --check`"))
 }
 
 #[test]

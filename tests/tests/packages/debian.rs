@@ -6,6 +6,7 @@ use std::process::Command;
 use integration_tests::flood::Flood;
 use integration_tests::machine::{Disk, Machine};
 use integration_tests::small_lab::{POLICY, SmallLab, answers};
+use integration_tests::tell;
 use lab::interrupt::wait_for;
 use lab::process::run;
 
@@ -207,7 +208,8 @@ fn at_boot_the_backstop_comes_first_then_the_agent_then_docker() {
     assert!(done(BACKSTOP) <= began(UNIT), "the agent started before the backstop");
     assert!(done(UNIT) <= began("docker.service"), "Docker started before the agent was ready");
     let waited = done(UNIT) - began(UNIT);
-    println!("the agent was ready after {} ms, with a Docker that waited for it", waited / 1000);
+    tell(&format!("the agent was ready after {} ms, with a Docker that waited for it", waited / 1000))
+        .unwrap();
     assert!(waited < 10_000_000, "the agent and Docker waited for each other: {waited} µs");
     assert!(machine.journal(BACKSTOP).unwrap().contains("Finished"), "the backstop was not loaded");
 }

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use integration_tests::deployment::MOUNTS;
+use integration_tests::tell;
 use lab::compose;
 use lab::interrupt::wait_for;
 use lab::monitoring::prometheus::Prometheus;
@@ -159,6 +160,7 @@ fn docker_runs_the_stack_and_a_denied_attempt_becomes_an_alert() {
     let shop = Shop::open();
     let netns = shop.host.netns().path();
     let file = shipped(&shop);
+    let deploy = file.ancestors().nth(2).unwrap();
     let stack: Value = serde_saphyr::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
     for stand_in in stand_ins(&shop) {
         stand_in.import(&shop, &image(&stack, stand_in.service));
@@ -173,8 +175,9 @@ fn docker_runs_the_stack_and_a_denied_attempt_becomes_an_alert() {
         Ok(prometheus.query(up).is_ok_and(|found| found.len() == 1).then_some(()))
     })
     .unwrap_or_else(|error| panic!("{error:#}\n{}", said(&shop)));
-    println!("the agent was scraped twice {:.0?} after Compose had started the stack", start.elapsed());
-    let rules = fs::read_to_string(repository().join("deploy/prometheus/portcullis.rules.yml")).unwrap();
+    let waited = start.elapsed();
+    tell(&format!("the agent was scraped twice {waited:.0?} after Compose had started the stack")).unwrap();
+    let rules = fs::read_to_string(deploy.join("prometheus/portcullis.rules.yml")).unwrap();
     assert_eq!(prometheus.alerts().unwrap().len(), rules.matches("- alert: ").count());
 
     let wanted = [prometheus::PORT, 9093, lab::monitoring::webhook::PORT, GRAFANA, 10477];
@@ -195,7 +198,7 @@ fn docker_runs_the_stack_and_a_denied_attempt_becomes_an_alert() {
         ),
     ] {
         let mounted = http::get(&netns, GRAFANA, path).unwrap();
-        assert!(mounted == fs::read_to_string(repository().join("deploy").join(shipped)).unwrap(), "{path}");
+        assert!(mounted == fs::read_to_string(deploy.join(shipped)).unwrap(), "{path}");
     }
 
     let start = Instant::now();
@@ -207,12 +210,8 @@ fn docker_runs_the_stack_and_a_denied_attempt_becomes_an_alert() {
             .find(|alert| alert.has(&[("alertname", "PortcullisCriticalServiceAttacked")])))
     })
     .unwrap_or_else(|error| panic!("{error:#}, firing: {:?}\n{}", prometheus.firing(), said(&shop)));
-    println!(
-        "attempt → webhook {} after {:.0?}: {}",
-        told.path,
-        start.elapsed(),
-        told.annotations["description"]
-    );
+    let (waited, description) = (start.elapsed(), &told.annotations["description"]);
+    tell(&format!("attempt → webhook {} after {waited:.0?}: {description}", told.path)).unwrap();
     assert!(told.has(&[("source", "web"), ("destination", "db"), ("reason", "no_rule")]), "{told:?}");
 }
 

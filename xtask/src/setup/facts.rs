@@ -61,7 +61,7 @@ impl fmt::Display for Toolchain {
 }
 
 /// Programs without which no lab runs, and the package that has each. Those of an engine are handled apart.
-pub(crate) const PROGRAMS: [(&str, &str); 15] = [
+pub(crate) const PROGRAMS: [(&str, &str); 16] = [
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("iptables", "iptables"),
@@ -78,6 +78,8 @@ pub(crate) const PROGRAMS: [(&str, &str); 15] = [
     ("openssl", "openssl"),
     ("pip3", "python3-pip"),
     ("npm", "npm"),
+    // Packages are tried on a system that it makes.
+    ("debootstrap", "debootstrap"),
 ];
 
 /// What an engine consists of.

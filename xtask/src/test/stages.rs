@@ -36,7 +36,7 @@ enum Work {
 pub(super) const KERNELS: &str = "kernels";
 
 /// In order: cheap before dear, unprivileged before privileged.
-pub(super) const STAGES: [Stage; 13] = [
+pub(super) const STAGES: [Stage; 14] = [
     stage("fmt", "formatting", Work::Check(&["fmt", "--all", "--check"])),
     stage(
         "tidy",
@@ -60,6 +60,19 @@ pub(super) const STAGES: [Stage; 13] = [
             ]),
         )
     },
+    stage(
+        "clippy-dist",
+        "lints of the tests that need packages, which the others leave out",
+        Work::Check(&[
+            "clippy",
+            "--package=integration-tests",
+            "--test=packages",
+            "--quiet",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    ),
     Stage {
         stops_the_rest: true,
         ..stage(

@@ -212,6 +212,14 @@ fn endpoints_fail_by_one_line_for_each_fault() {
             .collect()
     };
     assert_eq!(failed(&web()), [""; 0]);
+    let mut seen = engines().next().unwrap().seen(Vec::new());
+    seen.web = vec![web()];
+    assert_eq!(judge(&policies(), &seen).silent().count(), 0);
+    seen.web[0].offers = Err("it hangs".to_owned());
+    assert_eq!(
+        judge(&policies(), &seen).silent().collect::<Vec<_>>(),
+        [("https://shop.example", "it hangs")]
+    );
     let faults: [(Fault, &[&str]); 10] = [
         (|web| web.trust.as_mut().unwrap().problem = Some("expired".to_owned()), &["A03"]),
         (|web| web.offers.as_mut().unwrap().versions.insert(0, Version::Tls10), &["A04"]),

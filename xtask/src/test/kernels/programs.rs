@@ -162,6 +162,7 @@ const ALL: [Program; 32] = [
     },
     nothing("docker_life", NO_ENGINE),
     nothing("formats", "its judges come from registries, and events are the same on every kernel"),
+    by_hand("sinks", "the queue before a sink is the agent's own, the same on every kernel"),
     nothing("engine", NO_ENGINE),
     nothing("detours", NO_ENGINE),
     // Last: it waits until the machine has been up for as long as its clock jumps.
