@@ -7,10 +7,9 @@
 //!
 //! With `PORTCULLIS_ENGINE` it is another version's, see CONTRIBUTING.md. What belongs to the machine is taken out.
 
-#![expect(clippy::print_stdout, reason = "a program for people")]
-
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -101,7 +100,7 @@ fn main() -> Result<()> {
     let path = folder.join(format!("engine-{major}.{minor}.json"));
     fs::create_dir_all(&folder)?;
     fs::write(&path, text).with_context(|| format!("failed to write `{}`", path.display()))?;
-    println!("{}", path.display());
+    writeln!(std::io::stdout().lock(), "{}", path.display())?;
     Ok(())
 }
 
