@@ -7,8 +7,6 @@
 //!
 //! With `PORTCULLIS_ENGINE` it is another version's, see CONTRIBUTING.md. What belongs to the machine is taken out.
 
-#![expect(clippy::print_stdout, reason = "a program for people")]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;

@@ -53,7 +53,7 @@ pub enum FirewallError {
 /// Rules as their programs print them.
 #[derive(Clone, Debug, std::default::Default)]
 pub struct Printed {
-    /// `nft -j list ruleset`.
+    /// `nft -j list ruleset`; nothing without that program, which is not to say that there are no rules.
     pub nftables: Option<String>,
     /// `iptables-legacy-save` and `ip6tables-legacy-save`.
     pub iptables: BTreeMap<Family, String>,
@@ -100,7 +100,11 @@ impl Printed {
                 if let Some(rules) = self.iptables.get(&family) {
                     ways_in.extend(iptables::way_in(rules, &stranger));
                 }
-                Ok((family, fate(&ways_in)))
+                let fate = match fate(&ways_in) {
+                    Default::Allowed(_) if self.nftables.is_none() => Default::Unclear(NO_NFT.to_owned()),
+                    known => known,
+                };
+                Ok((family, fate))
             })
             .collect()
     }
@@ -113,6 +117,8 @@ fn has_none(tables: &str) -> bool {
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
+
+const NO_NFT: &str = "there is no `nft` to ask for the rules of nftables";
 
 /// What a program prints; nothing if there is no such program.
 fn say(program: &'static str, arguments: &[&str]) -> Result<Option<String>, FirewallError> {

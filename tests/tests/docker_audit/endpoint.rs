@@ -158,7 +158,7 @@ impl Stage {
         let folder = self.folder.path();
         let settings = folder.join("nginx.conf");
         fs::write(&settings, site.settings(folder)).unwrap();
-        let nginx = find("nginx").unwrap_or_else(|| panic!("no nginx: `cargo xtask setup` unpacks it"));
+        let nginx = find("nginx").unwrap_or_else(|| panic!("nginx: `cargo xtask setup` unpacks it"));
         let mut command = self.netns.command(nginx);
         command.arg("-e").arg(folder.join("error.log")).arg("-p").arg(folder).arg("-c").arg(&settings);
         let mut server = Server(command.stdin(Stdio::null()).spawn().unwrap());

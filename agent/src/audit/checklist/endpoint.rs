@@ -52,6 +52,10 @@ fn answer(web: &Web, line: Line, judged: Result<(Vec<String>, Vec<String>), &Str
 }
 
 fn certificate(web: &Web) -> Answer {
+    if web.trust.as_ref().is_ok_and(|trust| !trust.judged) {
+        let why = "this machine has no certificates of authorities to compare with";
+        return could_not_tell(Line::CertificateTrusted, Some(web.endpoint.clone()), why);
+    }
     let judged = web.trust.as_ref().map(|trust| {
         let until = trust.expires.map(|day| format!("valid until {day}"));
         let against = trust.problem.iter().map(|problem| format!("a careful client turns away: {problem}"));

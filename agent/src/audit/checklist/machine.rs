@@ -41,7 +41,7 @@ fn fates(fates: &BTreeMap<Family, Fate>, what: &str) -> (Vec<String>, Vec<String
             Fate::Denied(by) => denied.push(format!("{family}: {what} is turned away by {by}")),
             Fate::Allowed(by) => against.push(format!("{family}: {what} is let in: {by}")),
             Fate::Unclear(by) => {
-                unclear.push(format!("{family}: it hangs on a rule that is not understood: {by}"));
+                unclear.push(format!("{family}: it hangs on what is not understood: {by}"));
             }
         }
     }

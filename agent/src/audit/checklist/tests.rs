@@ -184,6 +184,7 @@ fn web() -> Web {
         offers: Ok(Offers { versions: vec![Version::Tls12, Version::Tls13], weak: Vec::new() }),
         trust: Ok(crate::audit::tls::Trust {
             problem: None,
+            judged: true,
             expires: None,
             version: "TLSv1.3".to_owned(),
             suite: "TLS13_AES_128_GCM_SHA256".to_owned(),
@@ -220,7 +221,8 @@ fn endpoints_fail_by_one_line_for_each_fault() {
         judge(&policies(), &seen).silent().collect::<Vec<_>>(),
         [("https://shop.example", "it hangs")]
     );
-    let faults: [(Fault, &[&str]); 10] = [
+    let faults: [(Fault, &[&str]); 11] = [
+        (|web| web.trust.as_mut().unwrap().judged = false, &["A03"]),
         (|web| web.trust.as_mut().unwrap().problem = Some("expired".to_owned()), &["A03"]),
         (|web| web.offers.as_mut().unwrap().versions.insert(0, Version::Tls10), &["A04"]),
         (

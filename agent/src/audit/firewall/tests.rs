@@ -8,13 +8,26 @@ fn uplinks() -> Vec<String> {
 
 fn iptables(rules: &str) -> Default {
     let text = format!("# Generated\n*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n*filter\n{rules}COMMIT\n");
-    let printed = Printed { nftables: None, iptables: BTreeMap::from([(Family::Ipv4, text)]) };
+    let nftables = Some("{\"nftables\": []}".to_owned());
+    let printed = Printed { nftables, iptables: BTreeMap::from([(Family::Ipv4, text)]) };
     printed.defaults(&uplinks()).unwrap().remove(&Family::Ipv4).unwrap()
 }
 
 fn nftables(objects: &str) -> BTreeMap<Family, Default> {
     let printed = Printed { nftables: Some(format!("{{\"nftables\": [{objects}]}}")), ..Printed::default() };
     printed.defaults(&uplinks()).unwrap()
+}
+
+/// An image without `nft` says nothing about the host's rules, unless older ones deny already.
+#[test]
+fn who_cannot_ask_does_not_say_that_there_are_no_rules() {
+    let fate = |policy: &str| {
+        let text = format!("*filter\n:INPUT {policy} [0:0]\nCOMMIT\n");
+        let printed = Printed { nftables: None, iptables: BTreeMap::from([(Family::Ipv4, text)]) };
+        printed.defaults(&uplinks()).unwrap()
+    };
+    assert!(fate("ACCEPT").values().all(|answer| matches!(answer, Default::Unclear(_))));
+    assert!(is_denied(&fate("DROP")[&Family::Ipv4]));
 }
 
 fn is_denied(answer: &Default) -> bool {
@@ -70,7 +83,7 @@ fn what_lets_everybody_in_is_named() {
 
 #[test]
 fn no_rules_are_no_firewall() {
-    let printed = Printed::default();
+    let printed = Printed { nftables: Some("{\"nftables\": []}".to_owned()), ..Printed::default() };
     for answer in printed.defaults(&uplinks()).unwrap().into_values() {
         assert_eq!(answer, Default::Allowed("there are no rules for what comes in".to_owned()));
     }

@@ -24,6 +24,8 @@ use super::{super::bounded::Bounded, Endpoint, ProbeError};
 pub struct Trust {
     /// Why it would turn away; `None` if it would not.
     pub problem: Option<String>,
+    /// Whether there was anybody to judge by: a machine without authorities trusts nobody.
+    pub judged: bool,
     /// When the server's certificate ends to be valid.
     pub expires: Option<Timestamp>,
     /// What the two agreed on.
@@ -76,6 +78,7 @@ impl Endpoint<'_> {
         }
         let trust = Trust {
             problem: witness.problem(),
+            judged: witness.judge.is_some(),
             expires: connection.peer_certificates().and_then(|chain| expires(chain.first()?)),
             version: connection.protocol_version().map_or_else(String::new, |version| format!("{version:?}")),
             suite: connection
@@ -103,10 +106,7 @@ impl Witness {
     fn new(roots: RootCertStore) -> Self {
         let provider = Arc::new(ring::default_provider());
         let judge = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().ok();
-        let problem = judge
-            .is_none()
-            .then(|| "this machine has no certificates of authorities to compare with".to_owned());
-        Self { judge, problem: Mutex::new(problem) }
+        Self { judge, problem: Mutex::new(None) }
     }
 
     fn problem(&self) -> Option<String> {
