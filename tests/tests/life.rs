@@ -10,6 +10,7 @@ use integration_tests::small_lab::{SmallLab, answers};
 use integration_tests::soak::{Extent, bridges, churn, kill, race, swap};
 use integration_tests::tell;
 use lab::interrupt::wait_for;
+use lab::patience::patient;
 
 fn killed_at_any_moment(name: &'static str, settings: &str) {
     let figures = kill::run(name, Extent::or(50).unwrap(), settings).unwrap();
@@ -18,7 +19,15 @@ fn killed_at_any_moment(name: &'static str, settings: &str) {
     assert_eq!((figures.leaked, figures.opened), (0, 0), "something leaked");
     assert_eq!(figures.counted, figures.denied, "not every denied datagram was counted once");
     let talk = &figures.conversations;
-    assert_eq!((talk.broken, talk.repeated), (0, 0), "an allowed connection broke, or lost a packet");
+    assert_eq!(
+        (talk.broken, figures.refused),
+        (0, 0),
+        "an allowed connection broke, or was refused a packet"
+    );
+    // A machine that is emulated stands still at times for longer than TCP waits before it sends again.
+    if patient(SOON) == SOON {
+        assert_eq!(talk.repeated, 0, "an allowed connection lost a packet");
+    }
     assert_eq!(figures.fallen, Vec::<String>::new());
 }
 
