@@ -59,10 +59,10 @@ fn race(name: &'static str, flags: &[&str]) -> race::Figures {
     assert_eq!(figures.leaked, 0, "something arrived before the policy did");
     assert_eq!(figures.from_covered, 0, "a covered container reached one that nobody knew yet");
     assert_eq!(figures.never, 0, "what is allowed did not arrive");
-    // A machine that also does other things may be late; the long form is for one that does not.
-    let (median, most) = if extent.is_long { (50, 200) } else { (100, 1000) };
-    assert!(figures.alone.percentile(50) < Duration::from_millis(median), "{}", figures.alone);
-    assert!(figures.alone.percentile(99) < Duration::from_millis(most), "{}", figures.alone);
+    // A machine that also does other things may open a port late; guarded it is all the same.
+    let alone = &figures.alone;
+    assert!(alone.percentile(50) < Duration::from_millis(100), "{alone}");
+    assert!(alone.percentile(99) < Duration::from_secs(1), "{alone}");
     let open = &figures.alone_open;
     assert!(open.percentile(50) < Duration::from_millis(20), "new ports stay open for {open}");
     if extent.is_long {
