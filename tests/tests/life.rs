@@ -10,6 +10,7 @@ use integration_tests::small_lab::{SmallLab, answers};
 use integration_tests::soak::{Extent, bridges, churn, kill, race, swap};
 use integration_tests::tell;
 use lab::interrupt::wait_for;
+use lab::patience::patient;
 
 fn killed_at_any_moment(name: &'static str, settings: &str) {
     let figures = kill::run(name, Extent::or(50).unwrap(), settings).unwrap();
@@ -18,7 +19,15 @@ fn killed_at_any_moment(name: &'static str, settings: &str) {
     assert_eq!((figures.leaked, figures.opened), (0, 0), "something leaked");
     assert_eq!(figures.counted, figures.denied, "not every denied datagram was counted once");
     let talk = &figures.conversations;
-    assert_eq!((talk.broken, talk.repeated), (0, 0), "an allowed connection broke, or lost a packet");
+    assert_eq!(
+        (talk.broken, figures.refused),
+        (0, 0),
+        "an allowed connection broke, or was refused a packet"
+    );
+    // A machine that is emulated stands still at times for longer than TCP waits before it sends again.
+    if patient(SOON) == SOON {
+        assert_eq!(talk.repeated, 0, "an allowed connection lost a packet");
+    }
     assert_eq!(figures.fallen, Vec::<String>::new());
 }
 
@@ -51,10 +60,10 @@ fn race(name: &'static str, flags: &[&str]) -> race::Figures {
     assert_eq!(figures.from_covered, 0, "a covered container reached one that nobody knew yet");
     assert_eq!(figures.from_unmanaged, 0, "an unmanaged container reached one that nobody knew yet");
     assert_eq!(figures.never, 0, "what is allowed did not arrive");
-    // A machine that also does other things may be late; the long form is for one that does not.
-    let (median, most) = if extent.is_long { (50, 200) } else { (100, 1000) };
-    assert!(figures.alone.percentile(50) < Duration::from_millis(median), "{}", figures.alone);
-    assert!(figures.alone.percentile(99) < Duration::from_millis(most), "{}", figures.alone);
+    // A machine that also does other things may open a port late; guarded it is all the same.
+    let alone = &figures.alone;
+    assert!(alone.percentile(50) < Duration::from_millis(100), "{alone}");
+    assert!(alone.percentile(99) < Duration::from_secs(1), "{alone}");
     let open = &figures.alone_open;
     assert!(open.percentile(50) < Duration::from_millis(20), "new ports stay open for {open}");
     if extent.is_long {

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use agent_common::counter::DeniedKey;
+use agent_common::verdict::DropReason;
 use anyhow::{Context, Result, ensure};
 use frame_fuzz::rng::Rng;
 use lab::netns::within;
@@ -45,6 +47,9 @@ pub struct Figures {
     /// Those that opened.
     pub opened: usize,
     pub conversations: Outcome,
+    /// TCP packets that the programs refused for another reason than that of the attempts: those would be of what is
+    /// allowed.
+    pub refused: u64,
     /// Counters that fell.
     pub fallen: Vec<String>,
     /// How many datagrams of the flood the programs have counted as denied.
@@ -58,7 +63,7 @@ impl fmt::Display for Figures {
             formatter,
             "{} kills, {} before the agent was ready (a start takes {}); {} of {} denied datagrams arrived, {} were \
              counted, {} of {} denied connections opened, {broken} of {connections} allowed connections broke in {} \
-             exchanges with {repeated} packets sent again ({exchanges}), {} counters fell",
+             exchanges with {} packets refused and {repeated} sent again ({exchanges}), {} counters fell",
             self.kills,
             self.unready,
             self.starts,
@@ -68,6 +73,7 @@ impl fmt::Display for Figures {
             self.opened,
             self.attempts,
             exchanges.len(),
+            self.refused,
             self.fallen.len(),
         )
     }
@@ -85,7 +91,7 @@ pub fn run(name: &'static str, extent: Extent, settings: &str) -> Result<Figures
     first.kill()?;
     let pinned = Pinned::new(&lab.pins());
     let mut counters = pinned.counters()?;
-    let before = count(&counters);
+    let (before, refused) = (count(&counters), refused(&counters));
 
     let conversations = Conversations::start(&lab, CONVERSATIONS)?;
     let attempts = Attempts::start(&lab)?;
@@ -122,6 +128,7 @@ pub fn run(name: &'static str, extent: Extent, settings: &str) -> Result<Figures
     let conversations = conversations.stop()?;
     // What has been sent last is on its way.
     std::thread::sleep(patient(Duration::from_millis(100)));
+    let after = pinned.counters()?;
     Ok(Figures {
         kills,
         unready,
@@ -131,8 +138,9 @@ pub fn run(name: &'static str, extent: Extent, settings: &str) -> Result<Figures
         attempts,
         opened,
         conversations,
+        refused: self::refused(&after) - refused,
         fallen,
-        counted: count(&pinned.counters()?) - before,
+        counted: count(&after) - before,
     })
 }
 
@@ -157,6 +165,12 @@ fn complete(lab: &SmallLab, build: &Path) -> Result<(Daemon, Durations)> {
 /// What the flood is counted under: datagrams that were refused.
 fn count(reading: &Reading) -> u64 {
     reading.denied.iter().filter(|(key, _)| key.protocol == 17).map(|(_, count)| count.packets).sum()
+}
+
+/// TCP packets that were refused, but not because nobody may open such a connection.
+fn refused(reading: &Reading) -> u64 {
+    let is_other = |key: &DeniedKey| key.protocol == 6 && key.reason != DropReason::NoRule as u8;
+    reading.denied.iter().filter(|(key, _)| is_other(key)).map(|(_, count)| count.packets).sum()
 }
 
 /// What was counted before and is now less.

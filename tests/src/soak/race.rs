@@ -232,7 +232,14 @@ impl Race {
         self.listen(&newcomers, (!sleeps).then_some(begun));
         self.figures.starts += newcomers.len();
         self.figures.leaked += self.lab.datagrams() - leaked;
-        newcomers.into_iter().try_for_each(|one| one.leave(&self.lab))
+        let ports: Vec<u32> = newcomers.iter().map(|one| one.ifindex).collect();
+        newcomers.into_iter().try_for_each(|one| one.leave(&self.lab))?;
+        // The next ones have the same addresses, which have to be nobody's by then: what a covered container sends to
+        // one that is known is for the hook of that one's port to refuse.
+        wait_for("the end of those that have left", PATIENCE, || {
+            let known = self.pinned.endpoints()?;
+            Ok((!known.iter().any(|(_, port)| ports.contains(port))).then_some(()))
+        })
     }
 
     fn wait_until_known(&self, newcomers: &[Newcomer], start: Instant) -> Result<Durations> {
