@@ -42,6 +42,7 @@ macro_rules! mistakes {
 
 mistakes! {
     unknown_keys: body("mod: enforce\nservices:\n  web: { port: [80/tcp], form: [] }\n");
+    fragments_are_no_key: body("fragments: track\nservices:\n  web: { ports: [80/tcp], fragments: track }\n");
     unknown_service_in_from: body("services:\n  web: { ports: [80/tcp], from: [porxy] }\n  proxy: {}\n");
     unknown_group: body("groups: { admin: [192.0.2.0/24] }\nservices:\n  web: { ports: [80/tcp], from: [admni], egress: [admins] }\n");
     impossible_ranges: body("groups:\n  a: [192.0.2.1/24, 192.0.2.0/33, 300.1.1.1, 127.0.0.0/8]\n  b: [\"::ffff:192.0.2.0/120\", \"2001:db8::1/64\", office]\nservices: {}\n");

@@ -1,11 +1,21 @@
 //! What a CPU remembers of a flow saves it lookups and changes no verdict. Two packets alike come before each check: the
 //! first is looked up, the second is known.
 
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
 use agent_common::flow::FlowState;
 use agent_common::verdict::DropReason::{
     NoRule, NotReady, NotTracked, Revoked, SpoofedSource, UnknownSource,
 };
+use frame_fuzz::frame::{Expected, Frame, Way};
+use frame_fuzz::packet_socket::Sender;
+use frame_fuzz::wire::{self, Ends};
 use integration_tests::packet::{ACK, FIN, Payload, RST, Udp};
+use integration_tests::small_lab::SmallLab;
+use integration_tests::soak::newcomers::{OPEN_UDP, POLICY as ONE_WAY};
+use lab::netns::within;
+use lab::observed::sum;
 
 use crate::bench::{Bench, Row};
 use crate::rows::{Talk, between};
@@ -199,6 +209,45 @@ fn others(plain: &Row) -> Vec<Row> {
         others.push(copy(format!("by {from}")).by(from));
     }
     others
+}
+
+/// The kernel takes a frame's tag out before any program sees it, and keeps it beside the packet, whose bytes are then those
+/// of one without a tag. Receivers take the number 0 for no VLAN.
+#[test]
+fn a_tag_beside_the_packet_is_seen() {
+    const PATIENCE: Duration = Duration::from_millis(500);
+    stay_on_this_cpu();
+    let lab = SmallLab::start().unwrap();
+    lab.write_policy(ONE_WAY).unwrap();
+    let address = SocketAddr::new(lab.address("db").unwrap(), OPEN_UDP);
+    let ear = within(&lab.place("db").unwrap(), move || UdpSocket::bind(address)).unwrap().unwrap();
+    ear.set_read_timeout(Some(PATIENCE)).unwrap();
+    let heard = || std::iter::from_fn(|| ear.recv(&mut [0; 64]).ok()).count();
+    let [from, to] = ["api", "db"].map(|name| {
+        let bytes: Vec<u8> =
+            lab.mac(name).unwrap().split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+        wire::Mac::try_from(bytes).unwrap()
+    });
+    let ends = Ends { source: lab.address("api").unwrap(), destination: lab.address("db").unwrap() };
+    let packet = ends.packet(wire::UDP, &ends.udp(4000, OPEN_UDP, b"the same"));
+    let bytes = wire::ethernet(to, from, wire::IPV4, &packet);
+    let [plain, tagged] = [bytes.clone(), wire::tagged(&bytes, &[(0x8100, 0)])].map(|bytes| {
+        let frame = Frame { bytes, label: "".into(), expected: Expected::DENIED, way: Way::Message };
+        [frame.clone(), frame.clone(), frame]
+    });
+    let mut sender = Sender::open(&lab.place("api").unwrap(), "eth0").unwrap();
+    sender.send(&tagged).unwrap();
+    assert_eq!(heard(), tagged.len(), "without an agent they arrive");
+    let agent = lab.run(&[]).unwrap();
+    for round in 1..=5 {
+        // The second is looked up and remembered, the third is known.
+        sender.send(&plain).unwrap();
+        sender.send(&tagged).unwrap();
+        assert_eq!(heard(), plain.len(), "only what has no tag");
+        let labels = [("reason", "unsupported_protocol"), ("source", "api")];
+        let denied = sum(&agent.metrics().unwrap(), "portcullis_denied_packets_total", &labels);
+        assert_eq!(denied, f64::from(3 * round));
+    }
 }
 
 /// What is remembered is one CPU's.

@@ -1,12 +1,15 @@
 //! Removes from the flow tables what has expired, and what belongs to ports that are gone, and settles how many flows each port holds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::AsFd,
+};
 
 use agent_common::flow::{FlowEntry, FlowKey, FlowState, HeldKey};
-use aya::maps::{HashMap, MapData, MapError};
+use aya::maps::{HashMap, IterableMap, MapData, MapError};
 
 use super::{Datapath, DatapathError, remove, write_error};
-use crate::datapath::counters::Filled;
+use crate::datapath::{counters::Filled, raw};
 
 impl Datapath {
     /// Removes flows that have expired, and those of and with ports that are gone. Their entries count for nothing in the
@@ -79,10 +82,29 @@ fn collect(
     let mut removed = 0;
     for (key, is_flow) in &over {
         // Another flow with the same addresses may have begun since the walk.
-        if flows.get(key, 0).is_ok_and(|entry| is_over(key, &entry)) {
-            remove(flows, key)?;
+        if flows.get(key, 0).is_ok_and(|entry| is_over(key, &entry)) && take(flows, key, &is_over)? {
             removed += usize::from(*is_flow);
         }
     }
     Ok(Collected { removed, left, living })
+}
+
+/// Removes a flow that is over. If another has begun in its place since it was looked at, that one is put back at once. A
+/// kernel of before 5.14 cannot tell: there such a flow is lost, and the next packet that opens it makes it anew.
+fn take(
+    flows: &mut HashMap<MapData, FlowKey, FlowEntry>,
+    key: &FlowKey,
+    is_over: impl Fn(&FlowKey, &FlowEntry) -> bool,
+) -> Result<bool, MapError> {
+    /// Of the kernel's bpf.h: what has come meanwhile stays.
+    const NOEXIST: u64 = 1;
+    match raw::take::<FlowKey, FlowEntry>(IterableMap::map(flows).fd().as_fd(), key) {
+        Ok(Some(entry)) if !is_over(key, &entry) => {
+            // Full: so it would be if the flow had begun now.
+            drop(flows.insert(key, entry, NOEXIST));
+            Ok(false)
+        }
+        Ok(entry) => Ok(entry.is_some()),
+        Err(_unsupported) => remove(flows, key).map(|()| true),
+    }
 }

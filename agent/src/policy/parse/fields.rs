@@ -16,6 +16,9 @@ pub(super) struct Fields<'n> {
     found: BTreeMap<&'n str, (&'n Key, &'n Node)>,
 }
 
+/// What to do about the one thing that no key can allow.
+const FRAGMENTS: &str = "fragments are always dropped: use smaller datagrams, or one MTU on all networks";
+
 impl<'n> Fields<'n> {
     /// Takes a mapping that has only these keys. `None`, reported, if it is no mapping.
     pub(super) fn new(
@@ -30,12 +33,11 @@ impl<'n> Fields<'n> {
         for (key, value) in entries {
             if !known.contains(&key.name.as_str()) {
                 let message = format!("unknown key `{}` in {what}", key.name);
-                report.add(
-                    Code::UnknownKey,
-                    key.mark,
-                    message,
-                    names::hint(&key.name, known, "known keys are"),
-                );
+                let hint = match key.name.as_str() {
+                    "fragments" => Some(FRAGMENTS.to_owned()),
+                    name => names::hint(name, known, "known keys are"),
+                };
+                report.add(Code::UnknownKey, key.mark, message, hint);
             } else if let Some((first, _)) = found.get(key.name.as_str()) {
                 let hint = format!("it stands at {} already", report.at(first.mark));
                 report.add(Code::DuplicateKey, key.mark, format!("duplicate key `{}`", key.name), Some(hint));

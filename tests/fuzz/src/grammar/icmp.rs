@@ -141,7 +141,7 @@ fn error_form(maker: &mut Maker) {
             let header = if v6 { 40 } else { 20 };
             // Not within a port or an identifier: with bytes of the tag it could be one of a living flow.
             let keep = maker.rng.below(header + 8);
-            let keep = if (header + 2..header + 6).contains(&keep) { header } else { keep };
+            let keep = if (header + 1..header + 6).contains(&keep) { header } else { keep };
             whole[..keep].to_vec()
         }
         3 => {
