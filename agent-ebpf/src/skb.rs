@@ -88,6 +88,7 @@ impl Skb {
         const AF_INET: u8 = 2;
         const LOOPBACK: u32 = u32::from_be_bytes([127, 0, 0, 1]).to_be();
         const ENODEV: i64 = -19;
+        const LENGTH: i32 = (size_of::<bpf_fib_lookup>() as u32).cast_signed();
         let question = room.as_mut_ptr();
         // SAFETY: within the room; all that is read of it is set, and zeroes or what an earlier answer has left is as good
         // for the rest.
@@ -99,8 +100,7 @@ impl Skb {
             (&raw mut (*question).__bindgen_anon_2.tos).write(0);
             (&raw mut (*question).__bindgen_anon_3.ipv4_src).write(0);
             (&raw mut (*question).__bindgen_anon_4.ipv4_dst).write(LOOPBACK);
-            generated::bpf_fib_lookup(self.raw.cast(), question, size_of::<bpf_fib_lookup>() as i32, 0)
-                != ENODEV
+            generated::bpf_fib_lookup(self.raw.cast(), question, LENGTH, 0) != ENODEV
         }
     }
 
