@@ -5,6 +5,7 @@
 use std::fs;
 use std::time::Duration;
 
+use integration_tests::attached;
 use integration_tests::daemon::SOON;
 use integration_tests::small_lab::{SmallLab, answers};
 use integration_tests::soak::{Extent, bridges, churn, kill, race, swap};
@@ -82,6 +83,28 @@ fn race_nothing_arrives_before_the_policy() {
 fn race_with_the_backstop_newcomers_do_not_reach_each_other() {
     let figures = race("race-backstop", &["--backstop", "nft"]);
     assert_eq!(figures.between, 0, "two that are too new reached each other");
+}
+
+/// Filters of clsact guard a new port until its links do, and go then, with the qdisc that they were on.
+#[test]
+fn a_new_port_is_left_with_links_alone() {
+    const LINKS: [&str; 2] = ["tcx egress to_endpoint", "tcx ingress from_endpoint"];
+    let lab = SmallLab::start().unwrap();
+    let agent = lab.run(&[]).unwrap();
+    let guarded = || agent.metric("portcullis_enforce_delay_seconds_count", &[]);
+    let before = guarded().unwrap();
+    for turn in 1..=5 {
+        let newcomer = lab.newcomer().unwrap();
+        wait_for("links and nothing else", SOON, || {
+            let has_qdisc = lab.says("tc", "qdisc show dev p-new")?.contains("clsact");
+            let is_alone = attached::on(lab.host(), "p-new")? == LINKS && !has_qdisc;
+            // Measured once, when the filters are there.
+            Ok((is_alone && guarded()? == before + f64::from(turn)).then_some(()))
+        })
+        .unwrap_or_else(|error| panic!("{error}: {:?}", attached::on(lab.host(), "p-new")));
+        drop(newcomer);
+    }
+    assert_eq!(agent.logged("WARN"), 0, "{}", agent.log());
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub(super) struct Guests {
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
     /// Give a guest up after so many seconds
-    #[arg(long = "guest-limit", value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long = "guest-limit", value_name = "SECONDS", default_value_t = 900)]
     limit: u64,
     /// Start the guests' kernels in lockdown
     #[arg(long, value_name = "MODE", value_parser = ["integrity", "confidentiality"])]

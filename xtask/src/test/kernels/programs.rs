@@ -62,7 +62,7 @@ const SABOTAGE: [Left; 3] = [
     without_tcx("whoever_insists"),
     without_tcx("links_taken_off"),
 ];
-const LIFE: [Left; 1] = [same_by_clsact("kill_tcx")];
+const LIFE: [Left; 2] = [same_by_clsact("kill_tcx"), without_tcx("a_new_port_is_left_with_links")];
 const PINS: [Left; 5] = [
     without_tcx("programs_exchanged_while_no_agent_ran"),
     without_tcx("a_link_that_is_not_on_its_hook"),
