@@ -215,6 +215,23 @@ mod tests {
     }
 
     #[test]
+    fn each_flag_says_one_thing_whatever_the_others_say() {
+        for flags in 0..=u8::MAX {
+            let interface = port(flags, &[]);
+            let said = [
+                interface.is_covered(),
+                interface.is_validated(),
+                !interface.knows_macs(),
+                interface.is_guarded(),
+                !interface.has_link_header(),
+            ];
+            for (bit, said) in said.into_iter().enumerate() {
+                assert_eq!(said, flags >> bit & 1 == 1, "bit {bit} of {flags:#b}");
+            }
+        }
+    }
+
+    #[test]
     fn unused_places_own_nothing() {
         assert!(!port(0, &[]).owns(&Address::UNSPECIFIED));
     }

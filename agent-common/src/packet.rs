@@ -298,6 +298,17 @@ mod tests {
     }
 
     #[test]
+    fn a_syn_an_echo_request_and_a_datagram_may_open_a_flow() {
+        let intents = [Intent::Open, Intent::Datagram, Intent::Continue, Intent::Error];
+        assert_eq!(intents.map(Intent::opens), [true, true, false, false]);
+    }
+
+    #[test]
+    fn a_macs_number_begins_with_its_first_byte() {
+        assert_eq!(Mac::new([0x02, 0x42, 0xac, 0x11, 0x00, 0x03]).number(), 0x0242_ac11_0003);
+    }
+
+    #[test]
     fn a_mac_gives_its_link_local_address() {
         let mac = Mac::new([0x02, 0x42, 0xac, 0x11, 0x00, 0x02]);
         let expected: core::net::Ipv6Addr = "fe80::42:acff:fe11:2".parse().unwrap();

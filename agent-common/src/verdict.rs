@@ -245,6 +245,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_leaves_a_container_or_comes_from_outside_is_tc_ingress() {
+        let ingress = Hook::ALL.map(Hook::is_tc_ingress);
+        assert_eq!(ingress, [false, true, false, true, true]);
+    }
+
+    #[test]
     fn reasons_are_numbered_from_one_in_order_of_precedence() {
         for (index, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index + 1);

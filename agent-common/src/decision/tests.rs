@@ -327,3 +327,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_goes_on_is_what_is_forwarded_or_observed() {
+    for (allowed, mode, goes_on) in [
+        (true, Mode::Enforce, true),
+        (true, Mode::Observe, true),
+        (false, Mode::Observe, true),
+        (false, Mode::Enforce, false),
+    ] {
+        let decision = Decision {
+            allowed,
+            reason: DropReason::NoRule,
+            mode,
+            subject: 256,
+            direction: Direction::Ingress,
+            rule: 0,
+            policy: 3,
+            severity: Severity::Warning,
+        };
+        assert_eq!(decision.goes_on(), goes_on, "{decision:?}");
+        assert_eq!(matches!(decision.verdict(), Verdict::Dropped(_)), !goes_on, "{decision:?}");
+    }
+}

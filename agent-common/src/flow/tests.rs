@@ -298,3 +298,52 @@ fn fresh_is_within_a_moment_of_the_refresh_also_when_jiffies_come_round() {
         );
     }
 }
+
+#[test]
+fn a_peer_has_a_port_if_it_is_a_container() {
+    let of = |peer| FlowEntry { peer, ..entry(Egress) }.peer_port();
+    assert_eq!(of(7), Some(7));
+    assert_eq!(of(7 | PEER_OUTSIDER), Some(7));
+    for peer in [PEER_HOST, PEER_WORLD, PEER_UNBOUND, PEER_LOCAL] {
+        assert_eq!(of(peer), None, "{peer}");
+    }
+}
+
+#[test]
+fn a_moved_flow_is_none_any_more() {
+    let moved = FlowEntry { state: FlowState::Moved as u8, ..entry(Egress) };
+    assert_eq!(moved.state(), FlowState::Moved);
+    assert!(moved.is_expired(PROTOCOL_TCP, 0, &Timeouts::DEFAULT));
+}
+
+/// The place by its words: addresses' ends and ports as they lie in memory, folded, spread by a product, the top bits.
+fn place(key: &FlowKey) -> u32 {
+    let ends = [key.local, key.remote].map(|address| {
+        let bytes = address.bytes();
+        u64::from_ne_bytes(bytes[8..].try_into().unwrap())
+    });
+    let mut ports = u128::from(key.remote_port);
+    ports = ports * 65_536 + u128::from(key.local_port);
+    ports = ports * 4_294_967_296 + u128::from(key.port);
+    let fold = ends[0] ^ ends[1].rotate_left(16) ^ u64::try_from(ports).unwrap();
+    let spread = u128::from(fold) * 0x9e37_79b9_7f4a_7c15 % (1 << 64);
+    u32::try_from(spread / (1 << 54)).unwrap()
+}
+
+proptest! {
+    #[test]
+    fn a_flow_has_its_place_by_all_that_tells_it_from_others(
+        local: [u8; 16],
+        remote: [u8; 16],
+        port: u32,
+        local_port: u16,
+        remote_port: u16,
+    ) {
+        let (local, remote) = (Address::new(local), Address::new(remote));
+        let key = FlowKey {
+            local, remote, port, local_port, remote_port, protocol: PROTOCOL_TCP, _pad: 0, _pad2: 0, _pad3: 0,
+        };
+        prop_assert!(key.place() < PLACES);
+        prop_assert_eq!(key.place(), place(&key));
+    }
+}
