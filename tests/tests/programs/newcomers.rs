@@ -1,6 +1,6 @@
 //! Who is there already does not reach those that nobody knows yet: their ports may have no programs.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use agent_common::verdict::DropReason::UnknownDestination;
 use integration_tests::packet::{Arp, Ethernet, Ipv4, Ipv6};
@@ -8,27 +8,13 @@ use integration_tests::packet::{Arp, Ethernet, Ipv4, Ipv6};
 use crate::bench::{Bench, Row};
 use crate::rows::{outgoing, tcp, udp};
 use crate::town::{
-    BACKUP, BRIDGE_1, BRIDGE_MAC, ELSEWHERE, HOST_ADDRESS, LONER, NEW, POLICY, STRAY, WEB, gateway, mac,
-    parsed, sent_by, v4, v6,
+    BACKUP, BRIDGE_1, BRIDGE_MAC, ELSEWHERE, HOST_ADDRESS, LONER, NEW, POLICY, STRAY, WEB, four, gateway,
+    mac, parsed, sent_by, six, v4, v6,
 };
 
 /// The link-local addresses that follow from the MACs of `NEW` and `WEB`.
 const NEW_LINK: &str = "fe80::ff:fe00:16";
 const WEB_LINK: &str = "fe80::ff:fe00:a";
-
-fn four(address: IpAddr) -> Ipv4Addr {
-    match address {
-        IpAddr::V4(address) => address,
-        IpAddr::V6(_) => panic!("not IPv4"),
-    }
-}
-
-fn six(address: IpAddr) -> Ipv6Addr {
-    match address {
-        IpAddr::V4(_) => panic!("not IPv6"),
-        IpAddr::V6(address) => address,
-    }
-}
 
 #[test]
 fn an_unmanaged_container_sends_only_to_known_ones_of_a_guarded_bridge() {

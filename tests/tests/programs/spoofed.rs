@@ -1,6 +1,6 @@
 //! A port sends only from its own addresses, whether by IP, ARP or neighbour discovery.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use agent_common::packet::ETHERTYPE_ARP;
 use agent_common::verdict::DropReason::{
@@ -12,23 +12,9 @@ use integration_tests::packet::{
 
 use crate::bench::{Bench, Row};
 use crate::town::{
-    API, API_2, BRIDGE_1, BRIDGE_2, BRIDGE_MAC, ELSEWHERE, HOST_ADDRESS, LONER, POLICY, STRAY, WEB, gateway,
-    mac, parsed, sent_by, v4, v6,
+    API, API_2, BRIDGE_1, BRIDGE_2, BRIDGE_MAC, ELSEWHERE, HOST_ADDRESS, LONER, POLICY, STRAY, WEB, four,
+    gateway, mac, parsed, sent_by, six, v4, v6,
 };
-
-fn four(address: IpAddr) -> Ipv4Addr {
-    match address {
-        IpAddr::V4(address) => address,
-        IpAddr::V6(_) => panic!("not IPv4"),
-    }
-}
-
-fn six(address: IpAddr) -> Ipv6Addr {
-    match address {
-        IpAddr::V4(_) => panic!("not IPv6"),
-        IpAddr::V6(address) => address,
-    }
-}
 
 fn syn() -> Payload {
     Payload::Tcp(Tcp::new(40_000, 443))

@@ -156,6 +156,22 @@ pub(crate) fn gateway(bridge: u32, family: usize) -> IpAddr {
     }
 }
 
+/// An address that is of IPv4.
+pub(crate) fn four(address: IpAddr) -> Ipv4Addr {
+    match address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(_) => panic!("not IPv4"),
+    }
+}
+
+/// An address that is of IPv6.
+pub(crate) fn six(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(_) => panic!("not IPv6"),
+        IpAddr::V6(address) => address,
+    }
+}
+
 pub(crate) fn mac(port: u32) -> Mac {
     [2, 0, 0, 0, 0, number(port)]
 }
